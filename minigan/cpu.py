@@ -1,0 +1,97 @@
+"""The CPU's executor: loops compiled by Numba, run over chunks of an array by a few threads.
+
+A kernel is a plain function `kernel(start, stop, *arguments)` that does its work for the indices start ... stop - 1.
+`parallel` shares the indices out. Kernels release Python's lock, so ordinary threads suffice: none of Numba's own
+threading layers is used, which compile slowly and abort when two Python threads enter them at once.
+
+How the indices are cut depends on the machine's number of threads, so a kernel that reduces must not let its result
+depend on it: it writes one partial result per index, and the caller adds those up in order.
+"""
+
+import os
+import tempfile
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, update_wrapper
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# What may be reordered to make use of vector instructions. Not "nnan" or "ninf": a NaN has to come through as a NaN.
+FAST_MATH = {"reassoc", "contract", "arcp", "nsz"}
+
+
+class jit:  # noqa: N801 - a decorator
+    """Compiles a kernel with Numba at its first call, so that importing minigan costs no compilation."""
+
+    def __init__(self, function: Callable[..., None]) -> None:
+        update_wrapper(self, function)
+        self.function = function
+        self.compiled: Callable[..., None] | None = None
+        self.lock = threading.Lock()
+
+    def __call__(self, *arguments: Any) -> None:
+        if self.compiled is None:
+            with self.lock:
+                self.compiled = self.compiled or _numba().njit(nogil=True, cache=True, fastmath=FAST_MATH)(self.function)
+        self.compiled(*arguments)
+
+
+@cache
+def _numba() -> Any:
+    """Numba, with a folder for its compiled code that can be written.
+
+    Numba's own choice is beside the source file, which an installation for all users or a read-only disk forbids.
+    """
+    if "NUMBA_CACHE_DIR" not in os.environ and not os.access(Path(__file__).parent / "ops", os.W_OK):
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = base / "minigan" / "numba"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            folder = Path(tempfile.gettempdir()) / f"minigan-numba-{os.getuid()}"
+        os.environ["NUMBA_CACHE_DIR"] = str(folder)
+    import numba
+
+    return numba
+
+
+def thread_count() -> int:
+    """How many threads to use: MINIGAN_NUM_THREADS, else as many as there are processors for this process."""
+    named = os.environ.get("MINIGAN_NUM_THREADS", "")
+    if named and not (named.isdecimal() and int(named)):
+        raise ValueError(f"MINIGAN_NUM_THREADS: expected a whole number from 1, got {named!r}")
+    return int(named) if named else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max(thread_count() - 1, 1), "minigan")
+
+
+# A forked child has no threads: it must make its own.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
+def parallel(kernel: Callable[..., None], count: int, *arguments: Any, grain: int = 1) -> None:
+    """Runs kernel(start, stop, *arguments) over 0 ... count - 1 on all threads; no share is smaller than `grain`."""
+    shares = max(1, min(thread_count(), count // grain))
+    edges = [count * i // shares for i in range(shares + 1)]
+    tasks = [_pool().submit(kernel, edges[i], edges[i + 1], *arguments) for i in range(1, shares)]
+    kernel(edges[0], edges[1], *arguments)
+    for task in tasks:
+        task.result()
+
+
+# Flat loops over fewer elements than this are not worth a second thread.
+ELEMENTS_PER_THREAD = 16_384
+
+
+def parallel_flat(kernel: Callable[..., None], *arguments: Any) -> None:
+    """Runs an elementwise kernel over flat views of its array arguments, all contiguous and of one size."""
+    flat = [a.reshape(-1) if isinstance(a, np.ndarray) else a for a in arguments]
+    size = next(a.size for a in flat if isinstance(a, np.ndarray))
+    parallel(kernel, size, *flat, grain=ELEMENTS_PER_THREAD)

@@ -1,0 +1,277 @@
+"""Where image files come from: a folder, a zip or a tar, read one file after another and never extracted."""
+
+import bz2
+import gzip
+import lzma
+import os
+import stat
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+MAX_BYTES = 64 * 2**20  # of one file: a larger one is no photo, but a mistake or a bomb
+_EXPECTED = "expected a folder, or a .zip, .tar or .tgz file, of JPEG, PNG or WebP images"
+_ARCHIVE_ERRORS = (
+    *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error),
+    *(EOFError, OSError, ValueError, IndexError, RuntimeError),
+)
+
+
+class DataError(ValueError):
+    """Data that cannot be used; the message says which and why."""
+
+
+class UnreadableError(DataError):
+    """A file that could not be read this time; its permissions, disk or network may be better later."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One image file. Call `read` before asking the source for the next entry: a tar only goes forwards.
+
+    `read` returns the file's bytes; raises DataError for one that is no file, too large or broken.
+    """
+
+    name: str
+    read: Callable[[], bytes]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Image files in an order that is the same each time: by name; a tar's in the order of the archive.
+
+    path: the folder or archive.
+    signature: text that changes when the files change.
+    total: how many entries there are; None for a tar, which is not read twice to count them.
+    entries: starts a new pass. Iterating raises DataError where an archive turns out to be broken.
+    """
+
+    path: Path
+    signature: list[str]
+    total: int | None
+    entries: Callable[[], Iterator[Entry]]
+
+    def __iter__(self) -> Iterator[Entry]:
+        return self.entries()
+
+
+def open_source(path: str | os.PathLike[str]) -> Source:
+    """The images in a folder (searched recursively) or in a .zip or .tar archive, compressed or not.
+
+    Hidden files and `__MACOSX` are passed over. Raises DataError for a path that is none of these, a broken
+    or encrypted archive, and where there are no images; for a tar, once it is iterated.
+    """
+    path = Path(path).expanduser()
+    if os.path.isdir(path):
+        return _folder(path)
+    if not os.path.isfile(path):
+        problem = "is neither a folder nor a regular file" if os.path.exists(path) else "does not exist"
+        raise DataError(f"{path} {problem}: {_EXPECTED}.")
+    name = path.name.lower()
+    if name.endswith(".zip"):
+        return _zip(path)
+    if name.endswith(TAR_SUFFIXES):
+        return _tar(path)
+    raise DataError(f"{path} is a file of another kind: {_EXPECTED}.")
+
+
+def _hidden(part: str) -> bool:
+    return part == "__MACOSX" or (part.startswith(".") and part not in (".", ".."))
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(IMAGE_SUFFIXES) and not any(map(_hidden, name.replace("\\", "/").split("/")))
+
+
+def _read_bounded(file: IO[bytes]) -> bytes:
+    """Everything in `file`, whatever length it claims to have; raises DataError beyond MAX_BYTES."""
+    data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise DataError(f"larger than {MAX_BYTES // 2**20} MiB")
+    return data
+
+
+def _refuse(reason: str) -> NoReturn:
+    raise DataError(reason)
+
+
+# ---- a folder
+
+
+def _read_file(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return _read_bounded(file)
+    except OSError as error:
+        raise UnreadableError(f"cannot be read: {error.strerror}") from error
+
+
+def _folder(root: Path) -> Source:
+    found: list[tuple[Entry, str]] = []  # and the line of each in the signature
+    others = 0
+    visited: set[str] = set()  # links are followed; each folder is visited once, so that loops of them end
+
+    def refuse(path: str, reason: str) -> None:
+        """Counted and reported rather than passed over."""
+        name = Path(path).relative_to(root).as_posix()
+        found.append((Entry(name, partial(_refuse, reason)), f"{name}\0{reason}"))
+
+    def folder_error(error: OSError) -> None:
+        refuse(error.filename, f"folder cannot be read: {error.strerror}")
+
+    for folder, subfolders, files in os.walk(root, onerror=folder_error, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in visited:
+            subfolders.clear()
+            continue
+        visited.add(real)
+        subfolders[:] = sorted(name for name in subfolders if not _hidden(name))
+        for file in files:
+            if not _is_image(file):
+                others += 1
+                continue
+            path = os.path.join(folder, file)
+            try:
+                status = os.stat(path)
+            except OSError as error:
+                refuse(path, f"cannot be read: {error.strerror}")
+                continue
+            if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+                refuse(path, "not a regular file")
+                continue
+            name = Path(path).relative_to(root).as_posix()
+            line = f"{name}\0{status.st_size}\0{status.st_mtime_ns}"
+            found.append((Entry(name, partial(_read_file, path)), line))
+
+    if not found:
+        raise DataError(f"{root} and its subfolders hold no images ({others:,} other files): {_EXPECTED}.")
+    found.sort(key=lambda pair: pair[0].name)
+    entries = [entry for entry, _ in found]
+    return Source(root, [line for _, line in found], len(entries), lambda: iter(entries))
+
+
+# ---- archives
+
+
+@contextmanager
+def _errors_as(problem: str) -> Iterator[None]:
+    """All that the archive modules may raise, as a DataError that names the problem."""
+    try:
+        yield
+    except DataError:
+        raise
+    except _ARCHIVE_ERRORS as error:
+        kind = UnreadableError if isinstance(error, OSError) else DataError
+        raise kind(f"{problem}: {error}") from error
+
+
+def _errors_of(path: Path) -> AbstractContextManager[None]:
+    return _errors_as(f"{path} is broken, cut short or cannot be read")
+
+
+def _archive_signature(path: Path) -> list[str]:
+    status = path.stat()
+    return [str(path.resolve()), str(status.st_size), str(status.st_mtime_ns)]
+
+
+def _no_images(path: Path) -> DataError:
+    return DataError(f"{path} holds no images: {_EXPECTED}.")
+
+
+def _read_zip_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    if stat.S_ISLNK(member.external_attr >> 16):
+        raise DataError("a link, not a file")
+    # zipfile bounds what it unpacks at once for these two only.
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise DataError("packed by another method than deflate")
+    with _errors_as("broken in the archive"), archive.open(member) as file:
+        return _read_bounded(file)
+
+
+def _zip(path: Path) -> Source:
+    with _errors_of(path), zipfile.ZipFile(path) as archive:
+        members = [member for member in archive.infolist() if _is_image(member.filename)]
+    members.sort(key=lambda member: member.filename)
+    if not members:
+        raise _no_images(path)
+    if any(member.flag_bits & 1 for member in members):
+        raise DataError(f"{path} is encrypted: unpack it with its password, and give the folder.")
+
+    def entries() -> Iterator[Entry]:
+        with _errors_of(path), zipfile.ZipFile(path) as archive:
+            for member in members:
+                yield Entry(member.filename, partial(_read_zip_member, archive, member))
+
+    return Source(path, _archive_signature(path), len(members), entries)
+
+
+class _TarFile:
+    """The unpacked bytes of a tar file, for tarfile; a single read is bounded.
+
+    tarfile reads a header of any claimed length into memory, and takes a damaged one for the archive's end.
+    So reads are bounded here, and the last one is kept.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.seek = file.seek
+        self.tell = file.tell
+        self.last = b""
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= MAX_BYTES + 1:
+            raise DataError(f"a header in the tar archive claims {size:,} bytes: the archive is broken.")
+        self.last = self._file.read(size)
+        return self.last
+
+
+def _open_unpacked(path: Path) -> IO[bytes]:
+    with open(path, "rb") as file:
+        magic = file.read(6)
+    openers: dict[bytes, Callable[[Path], Any]] = {
+        b"\x1f\x8b": gzip.open,
+        b"BZh": bz2.open,
+        b"\xfd7zXZ\0": lzma.open,
+    }
+    for start, opener in openers.items():
+        if magic.startswith(start):
+            unpacked: IO[bytes] = opener(path)
+            return unpacked
+    return open(path, "rb")
+
+
+def _read_tar_member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    if not member.isreg():
+        raise DataError("a link or a device, not a file")
+    with _errors_as("broken in the archive"):
+        file = archive.extractfile(member)
+        assert file is not None  # it is None for what is not regular only
+        return _read_bounded(file)
+
+
+def _tar(path: Path) -> Source:
+    def entries() -> Iterator[Entry]:
+        images = 0
+        with _errors_of(path), _open_unpacked(path) as unpacked:
+            file: Any = _TarFile(unpacked)  # tarfile asks of it no more than read, seek and tell
+            with tarfile.open(fileobj=file, mode="r:") as archive:
+                while (member := archive.next()) is not None:
+                    archive.members.clear()  # type: ignore[attr-defined]  # untyped; it grows with the archive
+                    if not member.isdir() and _is_image(member.name):
+                        images += 1
+                        yield Entry(member.name, partial(_read_tar_member, archive, member))
+            if file.last.strip(b"\0"):
+                raise DataError(f"{path} is broken after {images:,} images.")
+        if not images:
+            raise _no_images(path)
+
+    return Source(path, _archive_signature(path), None, entries)

@@ -1,0 +1,293 @@
+"""Layers: functions of `functional` together with the tensors that they learn."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+import minigan.functional as F
+from minigan import init
+from minigan.backend import to_device, to_numpy
+from minigan.ops.geometry import Padding, Pair, pair
+from minigan.tensor import Tensor
+
+
+class Parameter(Tensor):
+    """A tensor that a module learns."""
+
+    __slots__ = ()
+
+    def __init__(self, data: np.ndarray) -> None:
+        super().__init__(data, requires_grad=True)
+
+
+class Module:
+    """A function with state. Parameters, buffers (other tensors) and modules that are set as attributes belong to it.
+
+    A subclass sets them in __init__, and defines forward(*inputs). Names and orders are those in which they were set.
+    """
+
+    training = True
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        raise NotImplementedError(f"{type(self).__name__} defines no forward")
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        return self.forward(*inputs)
+
+    def named_children(self) -> Iterator[tuple[str, "Module"]]:
+        return ((name, value) for name, value in vars(self).items() if isinstance(value, Module))
+
+    def named_tensors(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+        """All parameters and buffers with their names: "0.weight", "3.running_mean" ..."""
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                yield prefix + name, value
+            elif isinstance(value, Module):
+                yield from value.named_tensors(f"{prefix}{name}.")
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        return ((name, t) for name, t in self.named_tensors() if isinstance(t, Parameter))
+
+    def parameters(self) -> list[Parameter]:
+        return [t for _, t in self.named_parameters()]
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Copies of all parameters and buffers by name, in host memory."""
+        return {name: np.array(to_numpy(t.data)) for name, t in self.named_tensors()}
+
+    def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
+        """Copies values into the parameters and buffers. All of them or none: names, shapes and dtypes must agree exactly.
+
+        Raises KeyError that lists missing and unexpected names; ValueError for a shape or dtype that differs.
+        """
+        own = dict(self.named_tensors())
+        missing, unexpected = [n for n in own if n not in state], [n for n in state if n not in own]
+        if missing or unexpected:
+            raise KeyError(f"load_state_dict: missing: {missing or 'none'}; unexpected: {unexpected or 'none'}")
+        arrays = {name: np.asarray(value) for name, value in state.items()}
+        for name, t in own.items():
+            if arrays[name].shape != t.shape or arrays[name].dtype != t.dtype:
+                raise ValueError(
+                    f"load_state_dict: {name}: expected shape {t.shape}, {t.dtype}, "
+                    f"got {arrays[name].shape}, {arrays[name].dtype}"
+                )
+        for name, t in own.items():
+            t.data[...] = to_device(arrays[name], t.device)
+            t.mark_changed()
+
+    def train(self, mode: bool = True) -> "Module":
+        """Sets the module, and those in it, to training (or evaluation): batch norm then uses the batch's statistics."""
+        self.training = mode
+        for _, child in self.named_children():
+            child.train(mode)
+        return self
+
+    def eval(self) -> "Module":
+        """Sets the module, and those in it, to evaluation: batch norm uses its running statistics."""
+        return self.train(False)
+
+    def to(self, device: str) -> "Module":
+        """Moves all parameters and buffers to a device, in place: an optimizer that has them keeps them."""
+        for _, t in self.named_tensors():
+            moved = t.to(device)
+            t._data, t.device, t.grad = moved.data, moved.device, None
+        return self
+
+    def requires_grad_(self, requires_grad: bool = True) -> "Module":
+        """Freezes (False) or releases the parameters: frozen ones get no gradient, and it is not computed."""
+        for t in self.parameters():
+            t.requires_grad = requires_grad
+        return self
+
+    def __repr__(self) -> str:
+        lines = [f"  {name}: " + repr(child).replace("\n", "\n  ") for name, child in self.named_children()]
+        shapes = ", ".join(f"{name} {v.shape}" for name, v in vars(self).items() if isinstance(v, Tensor))
+        return f"{type(self).__name__}({shapes}" + "".join("\n" + line for line in lines) + ("\n)" if lines else ")")
+
+
+class Sequential(Module):
+    """Modules, one after the other; `net[i]` is one of them, and their names are "0", "1", ..."""
+
+    def __init__(self, *modules: Module) -> None:
+        for i, module in enumerate(modules):
+            setattr(self, str(i), module)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        (x,) = inputs
+        for _, module in self.named_children():
+            x = module(x)
+        return x
+
+    def __getitem__(self, index: int) -> Module:
+        return [module for _, module in self.named_children()][index]
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self.named_children())
+
+    def __iter__(self) -> Iterator[Module]:
+        return (module for _, module in self.named_children())
+
+
+def _whole(what: str, value: Any) -> int:
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{what}: expected a whole number from 1, got {value!r}")
+    return int(value)
+
+
+class Conv2d(Module):
+    """(N, H, W, in) -> (N, P, Q, out). weight (out, R, S, in), bias (out,) or None. Padding as in `functional.conv2d`."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Pair,
+        stride: int | Pair = 1,
+        padding: Padding = 0,
+        bias: bool = True,
+        weight_init: init.Initializer = init.glorot_uniform,
+    ) -> None:
+        self.stride, self.padding = pair("Conv2d: stride", stride, 1), padding
+        c, k = _whole("Conv2d: in_channels", in_channels), _whole("Conv2d: out_channels", out_channels)
+        r, s = pair("Conv2d: kernel_size", kernel_size, 1)
+        self.weight = Parameter(weight_init((k, r, s, c)))
+        self.bias = Parameter(init.zeros((k,))) if bias else None
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return F.conv2d(*inputs, self.weight, self.bias, self.stride, self.padding)
+
+
+class ConvTranspose2d(Module):
+    """(N, P, Q, in) -> (N, H, W, out). weight (in, R, S, out), bias (out,) or None. As `functional.conv_transpose2d`."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Pair,
+        stride: int | Pair = 1,
+        padding: Padding = 0,
+        output_padding: int | Pair = 0,
+        bias: bool = True,
+        weight_init: init.Initializer = init.glorot_uniform,
+    ) -> None:
+        self.stride, self.padding = pair("ConvTranspose2d: stride", stride, 1), padding
+        self.output_padding = pair("ConvTranspose2d: output_padding", output_padding, 0)
+        k = _whole("ConvTranspose2d: in_channels", in_channels)
+        c = _whole("ConvTranspose2d: out_channels", out_channels)
+        r, s = pair("ConvTranspose2d: kernel_size", kernel_size, 1)
+        self.weight = Parameter(weight_init((k, r, s, c)))
+        self.bias = Parameter(init.zeros((c,))) if bias else None
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return F.conv_transpose2d(*inputs, self.weight, self.bias, self.stride, self.padding, self.output_padding)
+
+
+class Linear(Module):
+    """(N, in) -> (N, out). weight (out, in), bias (out,) or None."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        weight_init: init.Initializer = init.glorot_uniform,
+    ) -> None:
+        shape = _whole("Linear: out_features", out_features), _whole("Linear: in_features", in_features)
+        self.weight = Parameter(weight_init(shape))
+        self.bias = Parameter(init.zeros(shape[:1])) if bias else None
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return F.linear(*inputs, self.weight, self.bias)
+
+
+class BatchNorm2d(Module):
+    """(..., C) -> (..., C), normalised over all axes but the last. gamma, beta, running_mean, running_var: (C,).
+
+    momentum in Keras's sense: the share of the running value that is kept.
+    """
+
+    def __init__(self, channels: int, momentum: float = 0.99, epsilon: float = 1e-5) -> None:
+        shape = (_whole("BatchNorm2d: channels", channels),)
+        if not 0 <= momentum <= 1 or not epsilon > 0:
+            raise ValueError(f"BatchNorm2d: expected momentum in [0, 1] and epsilon > 0, got {momentum}, {epsilon}")
+        self.momentum, self.epsilon = momentum, epsilon
+        self.gamma = Parameter(init.ones(shape))
+        self.beta = Parameter(init.zeros(shape))
+        self.running_mean = Tensor(init.zeros(shape))
+        self.running_var = Tensor(init.ones(shape))
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        running = self.running_mean, self.running_var
+        return F.batch_norm(*inputs, self.gamma, self.beta, *running, self.training, self.momentum, self.epsilon)
+
+
+class LeakyReLU(Module):
+    def __init__(self, slope: float = 0.2) -> None:
+        self.slope = slope
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return F.leaky_relu(*inputs, self.slope)
+
+
+class ReLU(Module):
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return F.relu(*inputs)
+
+
+class ELU(Module):
+    def __init__(self, alpha: float = 1.0) -> None:
+        self.alpha = alpha
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return F.elu(*inputs, self.alpha)
+
+
+class Tanh(Module):
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return F.tanh(*inputs)
+
+
+class Sigmoid(Module):
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return F.sigmoid(*inputs)
+
+
+class MaxPool2d(Module):
+    """(N, H, W, C) -> (N, P, Q, C). As `functional.max_pool2d`."""
+
+    def __init__(self, kernel_size: int | Pair, stride: int | Pair | None = None, padding: int | Pair = 0) -> None:
+        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return F.max_pool2d(*inputs, self.kernel_size, self.stride, self.padding)
+
+
+class UpsampleNearest2d(Module):
+    """(N, H, W, C) -> (N, H scale, W scale, C)."""
+
+    def __init__(self, scale: int = 2) -> None:
+        self.scale = scale
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return F.upsample_nearest2d(*inputs, self.scale)
+
+
+class Flatten(Module):
+    """(N, ...) -> (N, all the rest)."""
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        (x,) = inputs
+        return x.reshape(x.shape[0], int(np.prod(x.shape[1:])))
+
+
+class Reshape(Module):
+    """(N, ...) -> (N, *shape)."""
+
+    def __init__(self, *shape: int) -> None:
+        self.shape = shape[0] if len(shape) == 1 and isinstance(shape[0], tuple) else shape
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        (x,) = inputs
+        return x.reshape(x.shape[0], *self.shape)

@@ -1,0 +1,196 @@
+"""Batch normalisation over all axes but the last."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from minigan.backend import Array, dispatch
+from minigan.cpu import jit, parallel
+from minigan.ops.reduce import mean
+from minigan.tensor import Fused, Tensor
+
+Samples = Iterator[tuple[tuple[np.ndarray, ...], dict[str, Any]]]
+
+# Rows are reduced in chunks of about so many elements, which stay in a core's cache for their second reading. How the rows
+# are cut depends on the shape alone, so the sums do not depend on the number of threads.
+CHUNK_ELEMENTS = 32_768
+
+
+@jit
+def _moments_loop(start, stop, x, rows, means, squares):  # type: ignore[no-untyped-def]
+    """For chunks start ... stop - 1 of x (M, C): the mean, and the sum of squared differences from it."""
+    for chunk in range(start, stop):
+        first, last = chunk * rows, min((chunk + 1) * rows, len(x))
+        average, square = means[chunk], squares[chunk]
+        average[:] = 0
+        square[:] = 0
+        for i in range(first, last):
+            for c in range(x.shape[1]):
+                average[c] += x[i, c]
+        for c in range(x.shape[1]):
+            average[c] /= last - first
+        for i in range(first, last):
+            for c in range(x.shape[1]):
+                square[c] += (x[i, c] - average[c]) ** 2
+
+
+@jit
+def _gradient_sums_loop(start, stop, x, gy, average, rows, sums, products):  # type: ignore[no-untyped-def]
+    """For chunks start ... stop - 1 of (M, C): the sums of gy and of gy (x - mean)."""
+    for chunk in range(start, stop):
+        total, product = sums[chunk], products[chunk]
+        total[:] = 0
+        product[:] = 0
+        for i in range(chunk * rows, min((chunk + 1) * rows, len(x))):
+            for c in range(x.shape[1]):
+                total[c] += gy[i, c]
+                product[c] += gy[i, c] * (x[i, c] - average[c])
+
+
+@jit
+def _normalize_loop(start, stop, x, average, scale, beta, y):  # type: ignore[no-untyped-def]
+    for i in range(start, stop):
+        for c in range(x.shape[1]):
+            y[i, c] = scale[c] * (x[i, c] - average[c]) + beta[c]
+
+
+@jit
+def _combine_loop(start, stop, gy, gy_scale, x, average, x_scale, shift, gx):  # type: ignore[no-untyped-def]
+    for i in range(start, stop):
+        for c in range(x.shape[1]):
+            gx[i, c] = gy_scale[c] * gy[i, c] + x_scale[c] * (x[i, c] - average[c]) + shift[c]
+
+
+def _chunks(x: Array) -> tuple[int, int]:
+    """Rows in a chunk, and the number of chunks."""
+    rows = max(1, CHUNK_ELEMENTS // x.shape[1])
+    return rows, -(-len(x) // rows)
+
+
+def _moments_cpu(x: Array) -> tuple[Array, Array]:
+    """(..., C) -> mean (C,) and biased variance (C,), as float64; by chunks, combined after Chan et al., 1983."""
+    x = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
+    rows, count = _chunks(x)
+    means, squares = np.empty((2, count, x.shape[1]), x.dtype)
+    parallel(_moments_loop, count, x, rows, means, squares)
+    sizes = np.full((count, 1), rows, np.float64)
+    sizes[-1] = len(x) - (count - 1) * rows
+    average = (sizes * means).sum(0) / len(x)
+    variance = (squares + sizes * (means - average) ** 2).sum(0) / len(x)
+    return average, variance
+
+
+def _normalize_cpu(x: Array, average: Array, scale: Array, beta: Array) -> Array:
+    y = np.empty(x.shape, x.dtype)
+    flat = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
+    average, scale, beta = (np.ascontiguousarray(a, x.dtype) for a in (average, scale, beta))
+    parallel(_normalize_loop, len(flat), flat, average, scale, beta, y.reshape(flat.shape), grain=64)
+    return y
+
+
+def _gradients_cpu(x: Array, gamma: Array, average: Array, inverse: Array, gy: Array) -> tuple[Array, Array, Array]:
+    """gx (..., C), ggamma (C,), gbeta (C,); average and inverse = 1 / sqrt(variance + epsilon) are float64."""
+    gx = np.empty(x.shape, x.dtype)
+    flat_x, flat_gy = (np.ascontiguousarray(a).reshape(-1, a.shape[-1]) for a in (x, gy))
+    rows, count = _chunks(flat_x)
+    centre = average.astype(x.dtype)
+    sums, products = np.empty((2, count, x.shape[-1]), x.dtype)
+    parallel(_gradient_sums_loop, count, flat_x, flat_gy, centre, rows, sums, products)
+    gbeta = sums.sum(0, dtype=np.float64)
+    ggamma = products.sum(0, dtype=np.float64) * inverse
+    # gx = gamma / sigma (gy - mean(gy) - x^ mean(gy x^)), where x^ = (x - mean) / sigma
+    gy_scale = gamma * inverse
+    x_scale = (-gy_scale * inverse * ggamma / len(flat_x)).astype(x.dtype)
+    shift = (-gy_scale * gbeta / len(flat_x)).astype(x.dtype)
+    gy_scale = gy_scale.astype(x.dtype)
+    parallel(
+        _combine_loop, len(flat_x), flat_gy, gy_scale, flat_x, centre, x_scale, shift, gx.reshape(flat_x.shape), grain=64
+    )
+    return gx, ggamma.astype(x.dtype), gbeta.astype(x.dtype)
+
+
+moments = dispatch(cpu=_moments_cpu)
+normalize = dispatch(cpu=_normalize_cpu)
+batch_norm_gradients = dispatch(cpu=_gradients_cpu)
+
+
+@dataclass
+class BatchNorm(Fused):
+    """(..., C), gamma (C,), beta (C,) -> (..., C): y = gamma (x - mean) / sqrt(variance + epsilon) + beta.
+
+    Mean and (biased) variance are the batch's, for each channel; forward leaves them in `average` and `variance`.
+    Ioffe and Szegedy, "Batch normalization", 2015.
+    """
+
+    epsilon: float = 1e-5
+
+    saved_inputs = (0, 1)
+
+    def forward(self, x: Array, gamma: Array, beta: Array) -> Array:
+        self.average, self.variance = moments(self.device, x)
+        self.inverse = (self.variance + self.epsilon) ** -0.5
+        return normalize(self.device, x, self.average, gamma * self.inverse, beta)
+
+    def gradients(self, gy: Array) -> tuple[Array | None, ...]:
+        x, gamma, _ = self.inputs
+        return batch_norm_gradients(self.device, x.data, gamma.data, self.average, self.inverse, gy)
+
+    def composed(self, *inputs: Tensor) -> Tensor:
+        x, gamma, beta = inputs
+        axes = tuple(range(x.ndim - 1))
+        centred = x - mean(x, axes)
+        return centred * (gamma / (mean(centred * centred, axes) + self.epsilon).sqrt()) + beta
+
+    @staticmethod
+    def reference(x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, epsilon: float = 1e-5) -> np.ndarray:
+        axes = tuple(range(x.ndim - 1))
+        return gamma * (x - x.mean(axes)) / np.sqrt(x.var(axes) + epsilon) + beta
+
+    @staticmethod
+    def samples(rng: np.random.Generator) -> Samples:
+        for shape, epsilon in (((2, 1), 1e-3), ((7, 19), 1e-5), ((2, 3, 5, 3), 1e-3), ((3, 7, 33, 1), 1e-5)):
+            c = shape[-1]
+            yield (
+                rng.standard_normal(shape) * 2 + 1,
+                rng.uniform(0.5, 2, c),
+                rng.standard_normal(c),
+            ), {"epsilon": epsilon}
+
+
+def batch_norm(
+    x: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    training: bool = True,
+    momentum: float = 0.99,
+    epsilon: float = 1e-5,
+) -> Tensor:
+    """(..., C) normalised for each channel over all other axes, times gamma (C,), plus beta (C,).
+
+    training: by the batch's mean and variance; the running ones, (C,), are then updated in place, as in Keras:
+    running = momentum * running + (1 - momentum) * batch, with the unbiased variance. Otherwise by the running ones.
+    Raises ValueError in training if there is only one value for each channel, whose variance is undefined.
+    """
+    c = x.shape[-1:] or (0,)
+    for name, t in (("gamma", gamma), ("beta", beta), ("running_mean", running_mean), ("running_var", running_var)):
+        if t is not None and t.shape != c:
+            raise ValueError(f"batch_norm: expected {name} of shape {c} for an input of shape {x.shape}, got {t.shape}")
+    if not training:
+        if running_mean is None or running_var is None:
+            raise ValueError("batch_norm: expected running_mean and running_var where training=False, got None")
+        scale = gamma / (running_var.detach() + epsilon).sqrt()
+        return x * scale + (beta - running_mean.detach() * scale)
+    count = x.size // max(1, c[0])
+    if count < 2:
+        raise ValueError(f"batch_norm: expected at least 2 values for each channel in training, got an input of {x.shape}")
+    op = BatchNorm(epsilon)
+    y = op(x, gamma, beta)
+    for running, batch in ((running_mean, op.average), (running_var, op.variance * (count / (count - 1)))):
+        if running is not None:
+            running.data *= running.dtype.type(momentum)
+            running.data += (batch * (1 - momentum)).astype(running.dtype)
+    return y

@@ -1,0 +1,209 @@
+"""Convolution, its input gradient and its weight gradient: three primitives, each the derivative of the others.
+
+conv2d(x, w) is linear in x and in w, and so is every derivative of it. Written as y = conv(x, w), gx = input_grad(gy, w) and
+gw = weight_grad(x, gy), the gradient of each is made of the other two, to any order. The transposed convolution is
+`input_grad` under another name (Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from minigan.backend import Array, dispatch
+from minigan.ops import conv2d_cpu, geometry
+from minigan.ops.geometry import Geometry, Padding, Pair
+from minigan.ops.reduce import sum
+from minigan.tensor import Op, Tensor
+
+Samples = Iterator[tuple[tuple[np.ndarray, ...], dict[str, Any]]]
+
+conv_forward = dispatch(cpu=conv2d_cpu.forward)
+conv_input_grad = dispatch(cpu=conv2d_cpu.input_grad)
+conv_weight_grad = dispatch(cpu=conv2d_cpu.weight_grad)
+
+
+@dataclass
+class Conv2d(Op):
+    """(N, H, W, C), (K, R, S, C) and optionally (K,) -> (N, P, Q, K).
+
+    y[n, p, q, k] = b[k] + sum over r, s, c of x[n, p stride - top + r, q stride - left + s, c] w[k, r, s, c].
+    gx = input_grad(gy, w), gw = weight_grad(x, gy), gb = gy summed over n, p, q.
+    """
+
+    geometry: Geometry
+
+    saved_inputs = (0, 1)
+
+    def forward(self, x: Array, w: Array, *bias: Array) -> Array:
+        y = conv_forward(self.device, x, w, self.geometry)
+        for b in bias:
+            y += b
+        return y
+
+    def backward(self, gy: Tensor) -> tuple[Tensor | None, ...]:
+        x, w, *_ = self.inputs
+        return (
+            Conv2dInputGrad(self.geometry)(gy, w) if self.needed[0] else None,
+            Conv2dWeightGrad(self.geometry)(x, gy) if self.needed[1] else None,
+            *(sum(gy, (0, 1, 2)) if needed else None for needed in self.needed[2:]),
+        )
+
+    @staticmethod
+    def reference(x: np.ndarray, w: np.ndarray, *bias: np.ndarray, geometry: Geometry) -> np.ndarray:
+        g = geometry
+        y = np.zeros(g.y_shape, x.dtype)
+        for p, q, r, s in np.ndindex(g.p, g.q, g.r, g.s):
+            i, j = p * g.stride_h - g.top + r, q * g.stride_w - g.left + s
+            if 0 <= i < g.h and 0 <= j < g.w:
+                y[:, p, q] += x[:, i, j] @ w[:, r, s].T
+        return y + (bias[0] if bias else 0)
+
+    @staticmethod
+    def samples(rng: np.random.Generator) -> Samples:
+        for g in _sample_geometries():
+            inputs = rng.standard_normal(g.x_shape), rng.standard_normal(g.w_shape), rng.standard_normal(g.k)
+            yield inputs[: 2 + g.n % 2], {"geometry": g}
+
+
+@dataclass
+class Conv2dInputGrad(Op):
+    """(N, P, Q, K), (K, R, S, C) and optionally (C,) -> (N, H, W, C): transposed convolution.
+
+    x[n, h, w, c] = b[c] + sum of y[n, p, q, k] w[k, r, s, c] over all p, q, r, s, k with p stride - top + r = h and
+    q stride - left + s = w.   gy = conv(gx, w), gw = weight_grad(gx, y), gb = gx summed over n, h, w.
+    """
+
+    geometry: Geometry
+
+    saved_inputs = (0, 1)
+
+    def forward(self, y: Array, w: Array, *bias: Array) -> Array:
+        x = conv_input_grad(self.device, y, w, self.geometry)
+        for b in bias:
+            x += b
+        return x
+
+    def backward(self, gx: Tensor) -> tuple[Tensor | None, ...]:
+        y, w, *_ = self.inputs
+        return (
+            Conv2d(self.geometry)(gx, w) if self.needed[0] else None,
+            Conv2dWeightGrad(self.geometry)(gx, y) if self.needed[1] else None,
+            *(sum(gx, (0, 1, 2)) if needed else None for needed in self.needed[2:]),
+        )
+
+    @staticmethod
+    def reference(y: np.ndarray, w: np.ndarray, *bias: np.ndarray, geometry: Geometry) -> np.ndarray:
+        g = geometry
+        x = np.zeros(g.x_shape, y.dtype)
+        for p, q, r, s in np.ndindex(g.p, g.q, g.r, g.s):
+            i, j = p * g.stride_h - g.top + r, q * g.stride_w - g.left + s
+            if 0 <= i < g.h and 0 <= j < g.w:
+                x[:, i, j] += y[:, p, q] @ w[:, r, s]
+        return x + (bias[0] if bias else 0)
+
+    @staticmethod
+    def samples(rng: np.random.Generator) -> Samples:
+        for g in _sample_geometries():
+            inputs = rng.standard_normal(g.y_shape), rng.standard_normal(g.w_shape), rng.standard_normal(g.c)
+            yield inputs[: 2 + g.n % 2], {"geometry": g}
+
+
+@dataclass
+class Conv2dWeightGrad(Op):
+    """(N, H, W, C), (N, P, Q, K) -> (K, R, S, C).
+
+    w[k, r, s, c] = sum over n, p, q of y[n, p, q, k] x[n, p stride - top + r, q stride - left + s, c].
+    gx = input_grad(y, gw), gy = conv(x, gw).
+    """
+
+    geometry: Geometry
+
+    def forward(self, x: Array, y: Array) -> Array:
+        return conv_weight_grad(self.device, x, y, self.geometry)
+
+    def backward(self, gw: Tensor) -> tuple[Tensor | None, ...]:
+        x, y = self.inputs
+        return (
+            Conv2dInputGrad(self.geometry)(y, gw) if self.needed[0] else None,
+            Conv2d(self.geometry)(x, gw) if self.needed[1] else None,
+        )
+
+    @staticmethod
+    def reference(x: np.ndarray, y: np.ndarray, geometry: Geometry) -> np.ndarray:
+        g = geometry
+        w = np.zeros(g.w_shape, x.dtype)
+        for p, q, r, s in np.ndindex(g.p, g.q, g.r, g.s):
+            i, j = p * g.stride_h - g.top + r, q * g.stride_w - g.left + s
+            if 0 <= i < g.h and 0 <= j < g.w:
+                w[:, r, s] += y[:, p, q].T @ x[:, i, j]
+        return w
+
+    @staticmethod
+    def samples(rng: np.random.Generator) -> Samples:
+        for g in _sample_geometries():
+            yield (rng.standard_normal(g.x_shape), rng.standard_normal(g.y_shape)), {"geometry": g}
+
+
+def _sample_geometries() -> Iterator[Geometry]:
+    """Strides 1 to 3, kernels larger and smaller than the stride, paddings of every form, wide and narrow channels."""
+    for x, w, stride, padding in (
+        ((1, 1, 1, 1), (1, 1, 1, 1), 1, 0),
+        ((2, 7, 7, 3), (5, 5, 5, 3), 2, "same"),
+        ((1, 8, 8, 9), (3, 5, 5, 9), 2, "same"),
+        ((2, 8, 6, 8), (4, 4, 4, 8), 2, "same"),
+        ((1, 5, 7, 11), (1, 3, 3, 11), 1, "same"),
+        ((3, 7, 8, 2), (3, 3, 2, 2), (3, 1), ((2, 0), (1, 3))),
+        ((2, 9, 7, 10), (3, 2, 1, 10), (3, 2), (1, 0)),
+        ((1, 6, 6, 1), (7, 4, 4, 1), 1, "valid"),
+        ((1, 19, 33, 3), (2, 3, 3, 3), 2, 1),
+    ):
+        yield geometry.convolution("conv2d", x, w, stride, padding)
+
+
+def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int | Pair = 1, padding: Padding = 0) -> Tensor:
+    """Convolution: (N, H, W, C), (K, R, S, C) -> (N, P, Q, K), with P = (H + top + bottom - R) // stride + 1.
+
+    bias: (K,). padding: a number, a pair (vertical, horizontal), ((top, bottom), (left, right)), "valid" (none) or "same"
+    (TensorFlow's: P = ceil(H / stride), the smaller half before).
+    """
+    g = geometry.convolution("conv2d", x.shape, weight.shape, stride, padding)
+    return Conv2d(g)(x, weight, *_bias("conv2d", bias, g.k))
+
+
+def conv_transpose2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Pair = 1,
+    padding: Padding = 0,
+    output_padding: int | Pair = 0,
+) -> Tensor:
+    """Transposed convolution: (N, P, Q, K), (K, R, S, C) -> (N, H, W, C), H = (P - 1) stride - top - bottom + R + output_padding.
+
+    It is the input gradient of the convolution with this weight, stride and padding. bias: (C,). With padding "same" H = P stride.
+    """
+    g = geometry.transposed("conv_transpose2d", x.shape, weight.shape, stride, padding, output_padding)
+    return Conv2dInputGrad(g)(x, weight, *_bias("conv_transpose2d", bias, g.c))
+
+
+def conv2d_weight_grad(
+    x: Tensor, gy: Tensor, kernel_size: int | Pair, stride: int | Pair = 1, padding: Padding = 0
+) -> Tensor:
+    """The gradient of conv2d's weight (K, R, S, C), from its input (N, H, W, C) and its output's gradient (N, P, Q, K)."""
+    r, s = geometry.pair("conv2d_weight_grad: kernel_size", kernel_size, 1)
+    if x.ndim != 4 or gy.ndim != 4:
+        raise ValueError(f"conv2d_weight_grad: expected (N, H, W, C) and (N, P, Q, K), got {x.shape} and {gy.shape}")
+    g = geometry.convolution("conv2d_weight_grad", x.shape, (gy.shape[3], r, s, x.shape[3]), stride, padding)
+    if gy.shape != g.y_shape:
+        raise ValueError(f"conv2d_weight_grad: expected a gradient of shape {g.y_shape}, got {gy.shape}")
+    return Conv2dWeightGrad(g)(x, gy)
+
+
+def _bias(what: str, bias: Tensor | None, channels: int) -> tuple[Tensor, ...]:
+    if bias is None:
+        return ()
+    if bias.shape != (channels,):
+        raise ValueError(f"{what}: expected a bias of shape ({channels},), got {bias.shape}")
+    return (bias,)

@@ -1,0 +1,108 @@
+"""exp, log, sqrt and abs: functions of one element for which an array module is all that is needed."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from minigan.backend import Array, array_module
+from minigan.tensor import Op, Tensor, tensor_method
+
+Samples = Iterator[tuple[tuple[np.ndarray, ...], dict[str, Any]]]
+
+
+def _positive(rng: np.random.Generator) -> Samples:
+    yield (rng.uniform(0.5, 2.0, (7, 19)),), {}
+    yield (np.array(0.7),), {}
+
+
+@dataclass
+class Exp(Op):
+    """y = e^x.   gx = gy * y."""
+
+    saved_inputs = ()
+
+    def forward(self, x: Array) -> Array:
+        self.y = array_module(self.device).exp(x)
+        return self.y
+
+    def backward(self, gy: Tensor) -> tuple[Tensor | None, ...]:
+        return (gy * self.output(self.y),)
+
+    reference = staticmethod(np.exp)
+    samples = staticmethod(_positive)
+
+
+@dataclass
+class Log(Op):
+    """y = log x, the natural logarithm.   gx = gy / x."""
+
+    def forward(self, x: Array) -> Array:
+        return array_module(self.device).log(x)
+
+    def backward(self, gy: Tensor) -> tuple[Tensor | None, ...]:
+        return (gy / self.inputs[0],)
+
+    reference = staticmethod(np.log)
+    samples = staticmethod(_positive)
+
+
+@dataclass
+class Sqrt(Op):
+    """y = sqrt x.   gx = gy / (2 y)."""
+
+    saved_inputs = ()
+
+    def forward(self, x: Array) -> Array:
+        self.y = array_module(self.device).sqrt(x)
+        return self.y
+
+    def backward(self, gy: Tensor) -> tuple[Tensor | None, ...]:
+        return (gy * 0.5 / self.output(self.y),)
+
+    reference = staticmethod(np.sqrt)
+    samples = staticmethod(_positive)
+
+
+@dataclass
+class Abs(Op):
+    """y = |x|.   gx = gy * sign x, with sign 0 = 0."""
+
+    def forward(self, x: Array) -> Array:
+        return array_module(self.device).abs(x)
+
+    def backward(self, gy: Tensor) -> tuple[Tensor | None, ...]:
+        x = self.inputs[0].data
+        return (gy * Tensor(array_module(self.device).sign(x), device=self.device),)
+
+    reference = staticmethod(np.abs)
+
+    @staticmethod
+    def samples(rng: np.random.Generator) -> Samples:
+        yield (rng.uniform(0.5, 2.0, (7, 19)) * rng.choice([-1.0, 1.0], (7, 19)),), {}
+        yield (np.array(-0.7),), {}
+
+
+@tensor_method("exp")
+def exp(x: Tensor) -> Tensor:
+    """e^x."""
+    return Exp()(x)
+
+
+@tensor_method("log")
+def log(x: Tensor) -> Tensor:
+    """The natural logarithm."""
+    return Log()(x)
+
+
+@tensor_method("sqrt")
+def sqrt(x: Tensor) -> Tensor:
+    """The square root."""
+    return Sqrt()(x)
+
+
+@tensor_method("abs", "__abs__")
+def abs(x: Tensor) -> Tensor:  # noqa: A001 - NumPy's name
+    """The absolute value; its gradient at 0 is 0."""
+    return Abs()(x)

@@ -1,0 +1,98 @@
+"""ELU, the activation of BEGAN."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from minigan.backend import Array, array_module, dispatch
+from minigan.cpu import jit, parallel_flat
+from minigan.tensor import Op, Tensor
+
+Samples = Iterator[tuple[tuple[np.ndarray, ...], dict[str, Any]]]
+
+
+def _elu_cpu(x: Array, alpha: float) -> Array:
+    y = np.minimum(x, 0)
+    np.expm1(y, out=y)
+    y *= x.dtype.type(alpha)
+    y += np.maximum(x, 0)
+    return y
+
+
+@jit
+def _elu_grad_loop(start, stop, y, gy, alpha, gx):  # type: ignore[no-untyped-def]
+    for i in range(start, stop):
+        gx[i] = gy[i] if y[i] > 0 else gy[i] * (y[i] + alpha)
+
+
+def _elu_grad_cpu(y: Array, gy: Array, alpha: float) -> Array:
+    gx = np.empty(y.shape, y.dtype)
+    y, gy = np.ascontiguousarray(y), np.ascontiguousarray(gy)
+    parallel_flat(_elu_grad_loop, y, gy, y.dtype.type(alpha), gx)
+    return gx
+
+
+elu_forward = dispatch(cpu=_elu_cpu)
+elu_grad = dispatch(cpu=_elu_grad_cpu)
+
+
+@dataclass
+class ELU(Op):
+    """y = x if x > 0 else alpha (e^x - 1).   gx = gy if y > 0 else gy (y + alpha).   Clevert et al., 2015."""
+
+    alpha: float = 1.0
+
+    saved_inputs = ()
+
+    def forward(self, x: Array) -> Array:
+        self.y = elu_forward(self.device, x, self.alpha)
+        return self.y
+
+    def backward(self, gy: Tensor) -> tuple[Tensor | None, ...]:
+        return (ELUGrad(self.alpha)(self.output(self.y), gy),)
+
+    @staticmethod
+    def reference(x: np.ndarray, alpha: float = 1.0) -> np.ndarray:
+        return np.where(x > 0, x, alpha * np.expm1(x))
+
+    @staticmethod
+    def samples(rng: np.random.Generator) -> Samples:
+        for shape in ((1,), (7, 19), (2, 3, 3, 5)):
+            yield (rng.uniform(0.1, 2.0, shape) * rng.choice([-1.0, 1.0], shape),), {"alpha": 1.0}
+        yield (rng.uniform(0.1, 2.0, (33,)) * rng.choice([-1.0, 1.0], 33),), {"alpha": 0.7}
+
+
+@dataclass
+class ELUGrad(Op):
+    """gx = gy if y > 0 else gy (y + alpha).   For a cotangent u of gx: gy gets the same of u; y gets u gy where y <= 0."""
+
+    alpha: float
+
+    def forward(self, y: Array, gy: Array) -> Array:
+        return elu_grad(self.device, y, gy, self.alpha)
+
+    def backward(self, u: Tensor) -> tuple[Tensor | None, ...]:
+        y, gy = self.inputs
+        negative = array_module(self.device).asarray(y.data <= 0, dtype=y.dtype)
+        return (
+            u * gy * Tensor(negative, device=self.device) if self.needed[0] else None,
+            ELUGrad(self.alpha)(y, u) if self.needed[1] else None,
+        )
+
+    @staticmethod
+    def reference(y: np.ndarray, gy: np.ndarray, alpha: float) -> np.ndarray:
+        return np.where(y > 0, gy, gy * (y + alpha))
+
+    @staticmethod
+    def samples(rng: np.random.Generator) -> Samples:
+        y = rng.uniform(0.1, 0.9, (7, 19)) * rng.choice([-1.0, 1.0], (7, 19))
+        yield (y, rng.standard_normal((7, 19))), {"alpha": 1.0}
+
+
+def elu(x: Tensor, alpha: float = 1.0) -> Tensor:
+    """x where it is positive, alpha * (e^x - 1) elsewhere; alpha must be positive."""
+    if not alpha > 0:
+        raise ValueError(f"elu: expected a positive alpha, got {alpha}")
+    return ELU(alpha)(x)

@@ -1,0 +1,57 @@
+"""The matrix product."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from minigan.backend import Array
+from minigan.ops.reduce import sum_to
+from minigan.tensor import Op, Operand, Tensor, as_tensor, tensor_method
+
+
+@dataclass
+class Matmul(Op):
+    """y = a @ b over the last two axes, the others broadcast: (..., M, K), (..., K, N) -> (..., M, N).
+
+    ga = gy @ b^T, gb = a^T @ gy, summed over the broadcast axes. The product itself is BLAS's (cuBLAS's on a GPU).
+    """
+
+    def forward(self, a: Array, b: Array) -> Array:
+        return a @ b
+
+    def backward(self, gy: Tensor) -> tuple[Tensor | None, ...]:
+        a, b = self.inputs
+        return (
+            sum_to(gy @ _transposed(b), a.shape) if self.needed[0] else None,
+            sum_to(_transposed(a) @ gy, b.shape) if self.needed[1] else None,
+        )
+
+    reference = staticmethod(np.matmul)
+
+    @staticmethod
+    def samples(rng: np.random.Generator) -> Iterator[tuple[tuple[np.ndarray, ...], dict[str, Any]]]:
+        for a, b in (((7, 19), (19, 33)), ((1, 1), (1, 1)), ((5, 3, 7), (7, 2)), ((2, 1, 3, 4), (5, 4, 2))):
+            yield (rng.standard_normal(a), rng.standard_normal(b)), {}
+
+
+def _transposed(x: Tensor) -> Tensor:
+    return x.transpose((*range(x.ndim - 2), x.ndim - 1, x.ndim - 2))
+
+
+@tensor_method("__matmul__")
+def matmul(a: Tensor, b: Operand) -> Tensor:
+    """a @ b, as `numpy.matmul`: (..., M, K), (..., K, N) -> (..., M, N); a vector counts as a row on the left, a column on the right."""
+    b = as_tensor(b, a)
+    if not a.ndim or not b.ndim or a.shape[-1] != b.shape[-2 if b.ndim > 1 else 0]:
+        raise ValueError(f"matmul: expected (..., M, K) and (..., K, N), got {a.shape} and {b.shape}")
+    y = Matmul()(a if a.ndim > 1 else a.reshape(1, -1), b if b.ndim > 1 else b.reshape(-1, 1))
+    rows = () if a.ndim == 1 else y.shape[-2:-1]
+    columns = () if b.ndim == 1 else y.shape[-1:]
+    return y.reshape(y.shape[:-2] + rows + columns)
+
+
+@tensor_method("__rmatmul__")
+def _reflected_matmul(b: Tensor, a: Operand) -> Tensor:
+    return matmul(as_tensor(a, b), b)

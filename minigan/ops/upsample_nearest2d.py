@@ -1,0 +1,68 @@
+"""Nearest-neighbour upsampling, and its gradient, the sum over blocks."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from minigan.backend import Array
+from minigan.tensor import Op, Tensor
+
+Samples = Iterator[tuple[tuple[np.ndarray, ...], dict[str, Any]]]
+
+
+@dataclass
+class UpsampleNearest2d(Op):
+    """(N, H, W, C) -> (N, H scale, W scale, C): each pixel becomes a block.   gx = gy summed over the blocks."""
+
+    scale: int = 2
+
+    saved_inputs = ()
+
+    def forward(self, x: Array) -> Array:
+        return x.repeat(self.scale, axis=1).repeat(self.scale, axis=2)
+
+    def backward(self, gy: Tensor) -> tuple[Tensor | None, ...]:
+        return (SumBlocks2d(self.scale)(gy),)
+
+    @staticmethod
+    def reference(x: np.ndarray, scale: int = 2) -> np.ndarray:
+        return np.kron(x, np.ones((1, scale, scale, 1)))
+
+    @staticmethod
+    def samples(rng: np.random.Generator) -> Samples:
+        for shape, scale in (((1, 1, 1, 1), 2), ((2, 3, 5, 7), 2), ((1, 4, 2, 3), 3)):
+            yield (rng.standard_normal(shape),), {"scale": scale}
+
+
+@dataclass
+class SumBlocks2d(Op):
+    """(N, H scale, W scale, C) -> (N, H, W, C): the sum over each block.   gx = gy upsampled."""
+
+    scale: int = 2
+
+    saved_inputs = ()
+
+    def forward(self, x: Array) -> Array:
+        n, h, w, c = x.shape
+        return x.reshape(n, h // self.scale, self.scale, w // self.scale, self.scale, c).sum(axis=(2, 4))
+
+    def backward(self, gy: Tensor) -> tuple[Tensor | None, ...]:
+        return (UpsampleNearest2d(self.scale)(gy),)
+
+    @staticmethod
+    def reference(x: np.ndarray, scale: int = 2) -> np.ndarray:
+        return sum(x[:, i::scale, j::scale] for i in range(scale) for j in range(scale))
+
+    @staticmethod
+    def samples(rng: np.random.Generator) -> Samples:
+        yield (rng.standard_normal((2, 6, 4, 3)),), {"scale": 2}
+        yield (rng.standard_normal((1, 3, 9, 1)),), {"scale": 3}
+
+
+def upsample_nearest2d(x: Tensor, scale: int = 2) -> Tensor:
+    """(N, H, W, C) -> (N, H scale, W scale, C): each pixel becomes a block of scale x scale."""
+    if x.ndim != 4 or scale < 1:
+        raise ValueError(f"upsample_nearest2d: expected (N, H, W, C) and a scale from 1, got {x.shape} and {scale}")
+    return UpsampleNearest2d(scale)(x)

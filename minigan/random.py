@@ -1,0 +1,56 @@
+"""Random numbers for weights and noise, from one generator that can be seeded, saved and restored.
+
+NumPy's Philox generator (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011): its state is small, and the same
+seed gives the same numbers on every platform. Numbers are drawn on the CPU and then moved, so a device changes nothing.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from minigan.backend import resolve_device, to_device
+from minigan.tensor import Tensor
+
+_generator = np.random.Generator(np.random.Philox())
+
+
+def manual_seed(seed: int) -> None:
+    """Starts the generator anew: what follows depends on `seed` (a whole number from 0) alone."""
+    global _generator
+    if not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise ValueError(f"manual_seed: expected a whole number from 0, got {seed!r}")
+    _generator = np.random.Generator(np.random.Philox(int(seed)))
+
+
+def generator() -> np.random.Generator:
+    """The generator in use, for what needs NumPy's other distributions."""
+    return _generator
+
+
+def get_state() -> dict[str, Any]:
+    """The generator's state, for a checkpoint: plain numbers and lists, so JSON can hold it."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: plain(v) for k, v in value.items()}
+        return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
+
+    return plain(_generator.bit_generator.state)
+
+
+def set_state(state: dict[str, Any]) -> None:
+    """Goes on from a state that `get_state` returned."""
+    inner = {k: np.asarray(v, np.uint64) for k, v in state["state"].items()}
+    _generator.bit_generator.state = {**state, "state": inner, "buffer": np.asarray(state["buffer"], np.uint64)}
+
+
+def uniform(shape: tuple[int, ...], low: float = 0.0, high: float = 1.0, device: str | None = None) -> Tensor:
+    """A float32 tensor of numbers drawn evenly from [low, high)."""
+    device = resolve_device(device)
+    return Tensor(to_device(_generator.uniform(low, high, shape).astype(np.float32), device), device=device)
+
+
+def normal(shape: tuple[int, ...], mean: float = 0.0, std: float = 1.0, device: str | None = None) -> Tensor:
+    """A float32 tensor of numbers drawn from the normal distribution."""
+    device = resolve_device(device)
+    return Tensor(to_device(_generator.normal(mean, std, shape).astype(np.float32), device), device=device)

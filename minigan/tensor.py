@@ -1,0 +1,571 @@
+"""Tensors, differentiable operations, and reverse-mode differentiation over the graph that they leave behind.
+
+Calling an `Op` computes its result and, if an input requires a gradient, remembers itself as the result's maker: the graph is
+nothing but tensors that know their op and ops that know their inputs. Going through the ops from the last to the first,
+each one's `backward` turns the gradient of its output into gradients of its inputs (Baydin et al., "Automatic
+differentiation in machine learning: a survey", JMLR 2018). A `backward` is itself written with ops, so a gradient is as
+differentiable as anything else: second derivatives need no further code.
+"""
+
+import itertools
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar, Union
+
+import numpy as np
+
+from minigan.backend import (
+    Array,
+    DeviceError,
+    array_module,
+    default_device,
+    is_cuda,
+    resolve_device,
+    to_device,
+    to_numpy,
+)
+
+FLOATS = (np.dtype("float32"), np.dtype("float64"))
+
+Operand = Union["Tensor", float, Array]
+
+
+class GraphError(RuntimeError):
+    """A backward pass that the graph does not allow: freed, changed in place, not connected, or without a gradient."""
+
+
+# ---- whether the graph is being recorded ---------------------------------------------------------------------------
+
+
+class _Recording(threading.local):
+    on = True
+
+
+_recording = _Recording()
+
+
+def is_grad_enabled() -> bool:
+    """Whether this thread's operations are recorded for differentiation."""
+    return _recording.on
+
+
+@contextmanager
+def set_grad_enabled(on: bool) -> Iterator[None]:
+    """Records operations, or does not, inside a `with` block; nests, and holds for this thread only."""
+    before, _recording.on = _recording.on, on
+    try:
+        yield
+    finally:
+        _recording.on = before
+
+
+def no_grad() -> Any:
+    """`with no_grad():` computes without recording: no gradients, and nothing kept for them."""
+    return set_grad_enabled(False)
+
+
+# ---- tensors -------------------------------------------------------------------------------------------------------
+
+
+class Tensor:
+    """An n-dimensional array of float32 or float64 on a device, with the op that made it.
+
+    `data` is the NumPy or CuPy array itself, not a copy. `grad` is None, or a Tensor of the same shape: backward passes add
+    to it at tensors with `requires_grad` that no op made (leaves).
+    """
+
+    __slots__ = ("__weakref__", "_data", "device", "dtype", "grad", "op", "requires_grad", "shape", "version")
+    # Lets `array + tensor` reach Tensor.__radd__ instead of becoming an array of objects.
+    __array_ufunc__ = None
+
+    def __init__(self, data: Array, requires_grad: bool = False, device: str = "cpu", op: "Op | None" = None) -> None:
+        self._data = data
+        self.shape: tuple[int, ...] = data.shape
+        self.dtype: np.dtype = data.dtype
+        self.device = device
+        self.requires_grad = requires_grad
+        self.op = op
+        self.grad: Tensor | None = None
+        self.version = 0  # grows with each change of the data in place that goes through this class
+
+    @property
+    def data(self) -> Array:
+        return self._data
+
+    @data.setter
+    def data(self, array: Array) -> None:
+        if array.shape != self.shape or array.dtype != self.dtype:
+            raise ValueError(f"data: expected {self._kind()}, got shape {array.shape}, {array.dtype}")
+        self._data = array
+        self.version += 1
+
+    def mark_changed(self) -> None:
+        """Says that `data` was changed in place, so that a backward pass which still needs the old values is refused."""
+        self.version += 1
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    def numpy(self) -> np.ndarray:
+        """The data as a NumPy array: the very array on the CPU, a copy from a GPU."""
+        return to_numpy(self._data)
+
+    def item(self) -> float:
+        """The value of a tensor with one element."""
+        if self.size != 1:
+            raise ValueError(f"item: expected a tensor with one element, got shape {self.shape}")
+        return float(self._data.reshape(())[()])
+
+    def detach(self) -> "Tensor":
+        """The same data (not a copy), cut off from the graph."""
+        return Tensor(self._data, device=self.device)
+
+    def to(self, device: str) -> "Tensor":
+        """The tensor on another device, cut off from the graph; itself if it is there already."""
+        device = resolve_device(device)
+        if device == self.device:
+            return self
+        if self.op is not None:
+            raise GraphError("to: only leaf tensors move between devices; detach() this one first")
+        return Tensor(to_device(self._data, device), self.requires_grad, device)
+
+    def backward(
+        self, gradient: Operand | None = None, retain_graph: bool | None = None, create_graph: bool = False
+    ) -> None:
+        """Adds the gradient of this tensor, times `gradient`, to `.grad` of every leaf that it was computed from.
+
+        gradient: the shape of this tensor; may be left out for a single element (then 1). The graph is freed afterwards
+        unless `retain_graph`; with `create_graph` the gradients can be differentiated again.
+        Raises GraphError for a graph that is freed, or changed in place, or that requires no gradient.
+        """
+        _backward([(self, _seed(self, gradient))], None, retain_graph, create_graph)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if is_cuda(self.device):
+            raise DeviceError("a tensor on a CUDA device does not become a NumPy array by itself: call .numpy()")
+        return np.array(self._data, dtype=dtype, copy=copy) if copy else np.asarray(self._data, dtype=dtype)
+
+    def __dlpack__(self, **arguments: Any) -> Any:
+        return self._data.__dlpack__(**arguments)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self._data.__dlpack_device__()
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        # An AttributeError is how the protocol says "not on a GPU".
+        if not is_cuda(self.device):
+            raise AttributeError(f"tensor on device {self.device!r} has no __cuda_array_interface__")
+        return self._data.__cuda_array_interface__
+
+    def __float__(self) -> float:
+        return self.item()
+
+    def __bool__(self) -> bool:
+        return bool(self.item())
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("a tensor without dimensions has no len()")
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator["Tensor"]:
+        return (self[i] for i in range(len(self)))
+
+    def __repr__(self) -> str:
+        values = np.array2string(self.numpy(), separator=", ", threshold=20, precision=4)
+        tail = f", op={type(self.op).__name__}" if self.op else ", requires_grad=True" if self.requires_grad else ""
+        return f"Tensor({values}, shape={self.shape}, dtype={self.dtype}, device={self.device!r}{tail})"
+
+    def _kind(self) -> str:
+        return f"shape {self.shape}, {self.dtype} on {self.device}"
+
+    if TYPE_CHECKING:  # given to the class by the ops, which stand above this module: see `tensor_method`
+
+        def __add__(self, other: Operand) -> "Tensor": ...
+        def __radd__(self, other: Operand) -> "Tensor": ...
+        def __sub__(self, other: Operand) -> "Tensor": ...
+        def __rsub__(self, other: Operand) -> "Tensor": ...
+        def __mul__(self, other: Operand) -> "Tensor": ...
+        def __rmul__(self, other: Operand) -> "Tensor": ...
+        def __truediv__(self, other: Operand) -> "Tensor": ...
+        def __rtruediv__(self, other: Operand) -> "Tensor": ...
+        def __pow__(self, exponent: Operand) -> "Tensor": ...
+        def __rpow__(self, base: Operand) -> "Tensor": ...
+        def __matmul__(self, other: Operand) -> "Tensor": ...
+        def __rmatmul__(self, other: Operand) -> "Tensor": ...
+        def __neg__(self) -> "Tensor": ...
+        def __getitem__(self, index: Any) -> "Tensor": ...
+        def abs(self) -> "Tensor": ...
+        def exp(self) -> "Tensor": ...
+        def log(self) -> "Tensor": ...
+        def sqrt(self) -> "Tensor": ...
+        def sum(self, axis: Any = None, keepdims: bool = False) -> "Tensor": ...
+        def mean(self, axis: Any = None, keepdims: bool = False) -> "Tensor": ...
+        def reshape(self, *shape: Any) -> "Tensor": ...
+        def transpose(self, *axes: Any) -> "Tensor": ...
+
+
+def tensor_method(*names: str) -> Any:
+    """Decorator: makes a function of `functional` a method or an operator of Tensor too."""
+
+    def attach(function: Any) -> Any:
+        for name in names:
+            setattr(Tensor, name, function)
+        return function
+
+    return attach
+
+
+def tensor(data: Any, requires_grad: bool = False, device: str | None = None, dtype: Any = None) -> Tensor:
+    """A tensor of the values in `data`: an array, a tensor, nested lists or a number.
+
+    float32 and float64 arrays keep their dtype, and their memory if it is the device's: `data` is not copied without
+    need. Python numbers become float32. Raises TypeError for any other dtype unless `dtype` says what to convert it to.
+    device: None means `default_device()`.
+    """
+    device = resolve_device(device)
+    if isinstance(data, Tensor):
+        data = data.data
+    if dtype is not None and np.dtype(dtype) not in FLOATS:
+        raise TypeError(f"tensor: expected dtype float32 or float64, got {np.dtype(dtype)}")
+    if isinstance(data, (list, tuple, int, float)) and not isinstance(data, np.generic):
+        data = np.asarray(data, dtype=dtype or np.float32)
+    elif not _on_cuda(data):
+        data = np.asarray(data)
+    if dtype is not None:
+        data = data.astype(dtype, copy=False)
+    if data.dtype not in FLOATS:
+        raise TypeError(
+            f"tensor: expected float32 or float64, got {data.dtype}; convert it, for example with dtype='float32'"
+        )
+    if data.dtype.byteorder not in "=|":
+        data = data.astype(data.dtype.newbyteorder("="))
+    return Tensor(to_device(data, device), requires_grad, device)
+
+
+def from_dlpack(source: Any) -> Tensor:
+    """A tensor that shares the memory of an array of another library (PyTorch, CuPy, JAX ...), on CPU or CUDA."""
+    kind, index = source.__dlpack_device__()
+    if int(kind) == 1:  # kDLCPU
+        return tensor(np.from_dlpack(source), device="cpu")
+    if int(kind) == 2:  # kDLCUDA
+        device = resolve_device(f"cuda:{int(index)}")
+        return tensor(array_module(device).from_dlpack(source), device=device)
+    raise DeviceError(f"from_dlpack: expected memory of a CPU or of a CUDA device, got DLPack device {kind}")
+
+
+def as_tensor(value: Operand, like: Tensor) -> Tensor:
+    """`value` as a constant beside `like`: a number takes its dtype and device; an array must have its dtype."""
+    if isinstance(value, Tensor):
+        return value
+    if np.isscalar(value) or np.shape(value) == ():
+        return Tensor(array_module(like.device).asarray(value, dtype=like.dtype), device=like.device)
+    if _on_cuda(value) != is_cuda(like.device):
+        raise DeviceError(f"expected an array on {like.device}, got {type(value).__module__}.{type(value).__name__}")
+    return tensor(value, device=like.device)
+
+
+def _on_cuda(value: Any) -> bool:
+    return hasattr(value, "__cuda_array_interface__")
+
+
+# ---- operations ----------------------------------------------------------------------------------------------------
+
+# Every op by name: the tests walk it.
+registry: dict[str, type["Op"]] = {}
+
+_sequence = itertools.count()
+
+
+class Op:
+    """One differentiable operation; an instance is one use of it, and a node of the graph.
+
+    A subclass is a dataclass of its settings and defines
+    - forward(*arrays) -> array: computes; arrays may be non-contiguous and must not be changed. What backward needs besides
+      the inputs may be kept as attributes;
+    - backward(gy) -> tuple: a gradient (or None) for each input, from the output's gradient, by means of other ops on
+      `self.inputs` (Tensors). `self.needed[i]` tells whether input i's gradient is wanted;
+    - reference(*arrays, **settings): the same in obvious NumPy, the judge of every device's forward;
+    - samples(rng) -> iterable of (input arrays, settings), at odd sizes and away from kinks, that the tests check.
+    `saved_inputs` are the inputs whose values backward reads; the others are not kept alive. None means all of them.
+    """
+
+    saved_inputs: ClassVar[tuple[int, ...] | None] = None
+
+    device: str
+    inputs: tuple[Tensor, ...] | None
+    needed: tuple[bool, ...]
+    sequence: int
+    _versions: tuple[int, ...]
+
+    def __init_subclass__(cls, abstract: bool = False) -> None:
+        if not abstract:
+            registry[cls.__name__] = cls
+
+    def forward(self, *arrays: Array) -> Array:
+        raise NotImplementedError(f"{type(self).__name__} defines no forward")
+
+    def backward(self, gy: Tensor) -> tuple[Tensor | None, ...]:
+        raise NotImplementedError(f"{type(self).__name__} defines no backward")
+
+    @staticmethod
+    def reference(*arrays: Any, **settings: Any) -> np.ndarray:
+        raise NotImplementedError("an op needs a NumPy reference")
+
+    @staticmethod
+    def samples(rng: np.random.Generator) -> Any:
+        raise NotImplementedError("an op needs samples for its tests")
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        first = inputs[0]
+        for other in inputs[1:]:
+            if other.device != first.device:
+                raise DeviceError(f"{self._name()}: expected tensors on one device, got {_kinds(inputs)}")
+            if other.dtype != first.dtype:
+                raise TypeError(f"{self._name()}: expected tensors of one dtype, got {_kinds(inputs)}")
+        self.device = first.device
+        y = self.forward(*(t.data for t in inputs))
+        # NumPy turns arrays without dimensions into scalars.
+        y = Tensor(y if is_cuda(self.device) else np.asarray(y), device=self.device)
+        if _recording.on and any(t.requires_grad for t in inputs):
+            saved = range(len(inputs)) if self.saved_inputs is None else self.saved_inputs
+            # Of an input that backward does not read, only its place in the graph is kept, not its values.
+            self.inputs = tuple(t if i in saved or t.op is None else _shell(t) for i, t in enumerate(inputs))
+            self.needed = tuple(t.requires_grad for t in inputs)
+            self._versions = tuple(t.version if i in saved else -1 for i, t in enumerate(inputs))
+            self.sequence = next(_sequence)
+            y.requires_grad, y.op = True, self
+        return y
+
+    def output(self, array: Array) -> Tensor:
+        """For backward: this op's output as part of the graph, from the array that forward kept.
+
+        Keeping the output tensor itself would make a cycle, and memory would be freed late.
+        """
+        return Tensor(array, requires_grad=True, device=self.device, op=self)
+
+    def check_alive(self) -> None:
+        """Raises GraphError if the graph was freed, or if a value that backward needs was changed since."""
+        if self.inputs is None:
+            raise GraphError(
+                f"backward: the graph at {self._name()} was freed by an earlier backward pass; "
+                "call that one with retain_graph=True to go through it again"
+            )
+        for i, (t, version) in enumerate(zip(self.inputs, self._versions, strict=True)):
+            if version not in (-1, t.version):
+                raise GraphError(
+                    f"backward: input {i} of {self._name()} ({t._kind()}) was changed in place after it was used "
+                    f"(expected version {version}, got {t.version}); run the forward pass again, or call backward before the change"
+                )
+
+    def free(self) -> None:
+        """Lets go of everything that was kept for backward."""
+        self.__dict__ = {"inputs": None}
+
+    def _name(self) -> str:
+        return type(self).__name__
+
+
+class Fused(Op, abstract=True):
+    """An op whose gradients are computed by hand-written loops on arrays, fast but not differentiable themselves.
+
+    A subclass defines `gradients(gy array) -> tuple of arrays` in place of backward, and `composed(*inputs) -> Tensor`: the same
+    function made of simpler ops. Where the gradient has to be differentiable, it is taken through `composed`.
+    """
+
+    def gradients(self, gy: Array) -> tuple[Array | None, ...]:
+        raise NotImplementedError(f"{type(self).__name__} defines no gradients")
+
+    def composed(self, *inputs: Tensor) -> Tensor:
+        raise NotImplementedError(f"{type(self).__name__} defines no composed form")
+
+    def backward(self, gy: Tensor) -> tuple[Tensor | None, ...]:
+        assert self.inputs is not None
+        if not is_grad_enabled():
+            arrays = self.gradients(gy.data)
+            return tuple(None if a is None else Tensor(a, device=self.device) for a in arrays)
+        # Differentiate through stand-ins: `gy` may itself depend on the inputs, and only their direct use counts here.
+        stand_ins = tuple(t.reshape(t.shape) for t in self.inputs)
+        wanted = [t for t, needed in zip(stand_ins, self.needed, strict=True) if needed]
+        found = iter(grad(self.composed(*stand_ins), wanted, gy, create_graph=True))
+        return tuple(next(found) if needed else None for needed in self.needed)
+
+
+def _kinds(tensors: Sequence[Tensor]) -> str:
+    return " and ".join(t._kind() for t in tensors)
+
+
+def _shell(t: Tensor) -> Tensor:
+    """A tensor's place in the graph without its values."""
+    shell = Tensor(_NoData(t.shape, t.dtype), t.requires_grad, t.device, t.op)
+    return shell
+
+
+class _NoData:
+    """Stands where an array was not kept; anything but its shape and dtype is missing, loudly."""
+
+    __slots__ = ("dtype", "shape")
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        self.shape = shape
+        self.dtype = dtype
+
+
+# ---- differentiation -----------------------------------------------------------------------------------------------
+
+
+def grad(
+    outputs: Tensor | Sequence[Tensor],
+    inputs: Tensor | Sequence[Tensor],
+    grad_outputs: Operand | Sequence[Operand | None] | None = None,
+    create_graph: bool = False,
+    retain_graph: bool | None = None,
+    allow_unused: bool = False,
+) -> tuple[Tensor | None, ...]:
+    """The gradients of `outputs`, times `grad_outputs`, with respect to `inputs`; no `.grad` is touched.
+
+    Returns a tuple, one tensor for each input, of its shape. With `create_graph` they can be differentiated again. The graph
+    is freed unless `retain_graph` (by default: unless `create_graph`). Raises GraphError for an input that the outputs do not
+    depend on, unless `allow_unused`: then its gradient is None.
+    """
+    outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+    inputs = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+    if not isinstance(grad_outputs, (list, tuple)):
+        grad_outputs = [grad_outputs] * len(outputs)
+    if len(grad_outputs) != len(outputs):
+        raise ValueError(f"grad: expected {len(outputs)} grad_outputs, one an output, got {len(grad_outputs)}")
+    roots = [(y, _seed(y, gy)) for y, gy in zip(outputs, grad_outputs, strict=True)]
+    found = _backward(roots, inputs, retain_graph, create_graph)
+    gradients = tuple(found.get(id(_node(t))) for t in inputs)
+    for i, (t, g) in enumerate(zip(inputs, gradients, strict=True)):
+        if g is None and not allow_unused:
+            raise GraphError(
+                f"grad: input {i} ({t._kind()}) was not used to compute the outputs, or does not require a gradient; "
+                "allow_unused=True gives None for it"
+            )
+    return gradients
+
+
+def _node(t: Tensor) -> Any:
+    """What identifies a tensor in the graph: the op that made it (each makes one tensor), or a leaf itself."""
+    return t if t.op is None else t.op
+
+
+def _seed(y: Tensor, gradient: Operand | None) -> Tensor:
+    """The gradient to begin with at an output, checked."""
+    if not y.requires_grad:
+        raise GraphError(f"backward: the output ({y._kind()}) requires no gradient: no input of it does")
+    if gradient is None:
+        if y.size != 1:
+            raise GraphError(
+                f"backward: the output has shape {y.shape}; only a single element may do without a gradient of that shape"
+            )
+        return Tensor(array_module(y.device).ones(y.shape, y.dtype), device=y.device)
+    g = as_tensor(gradient, y)
+    if (g.shape, g.dtype, g.device) != (y.shape, y.dtype, y.device):
+        raise ValueError(f"backward: expected a gradient of {y._kind()}, got {g._kind()}")
+    return g
+
+
+def _collect(roots: Sequence[Tensor]) -> list[Op]:
+    """All ops that the roots were computed by, in the order in which they ran. Without recursion: graphs are deep."""
+    ops: dict[int, Op] = {}
+    pending = [t.op for t in roots if t.op is not None]
+    while pending:
+        op = pending.pop()
+        if id(op) not in ops:
+            ops[id(op)] = op
+            pending.extend(t.op for t in op.inputs or () if t.op is not None)
+    return sorted(ops.values(), key=lambda op: op.sequence)
+
+
+def _backward(
+    roots: Sequence[tuple[Tensor, Tensor]],
+    targets: Sequence[Tensor] | None,
+    retain_graph: bool | None,
+    create_graph: bool,
+) -> dict[int, Tensor]:
+    """Propagates gradients from the roots, to the leaves' `.grad` (targets None) or to `targets` (returned, by id of node)."""
+    retain_graph = create_graph if retain_graph is None else retain_graph
+    ops = _collect([t for t, _ in roots])
+    goals = None if targets is None else {id(_node(t)) for t in targets}
+    leads = _leads_to(ops, goals)
+    missed = goals is None or not goals <= {id(_node(t)) for t in itertools.chain((t for t, _ in roots), *(op.inputs or () for op in ops))}
+    for op in ops:
+        if missed or leads[id(op)]:
+            op.check_alive()
+    gradients: dict[int, Tensor] = {}
+    leaves: dict[int, Tensor] = {}
+
+    def add(t: Tensor, g: Tensor) -> None:
+        key = id(_node(t))
+        if t.op is None:
+            leaves[key] = t
+        # A new tensor, never in place: an op may hand out one gradient twice.
+        gradients[key] = gradients[key] + g if key in gradients else g
+
+    with set_grad_enabled(create_graph):
+        for t, g in roots:
+            add(t, g)
+        for op in reversed(ops):
+            if not leads[id(op)]:
+                continue
+            is_goal = goals is not None and id(op) in goals
+            gy = gradients.get(id(op)) if is_goal else gradients.pop(id(op), None)
+            if gy is not None:
+                assert op.inputs is not None
+                op.needed = tuple(_wanted(t, goals, leads) for t in op.inputs)
+                for t, g, needed in zip(op.inputs, op.backward(gy), op.needed, strict=True):
+                    if needed and g is not None:
+                        if g.shape != t.shape:
+                            raise GraphError(f"{op._name()}.backward: expected shape {t.shape}, got {g.shape}")
+                        add(t, g)
+            if not retain_graph:
+                op.free()
+        if goals is None:
+            _accumulate(leaves, gradients, roots, create_graph)
+    return gradients
+
+
+def _wanted(t: Tensor, goals: set[int] | None, leads: dict[int, bool]) -> bool:
+    """Whether the gradient of an op's input is needed for the goals."""
+    if not t.requires_grad:
+        return False
+    if goals is None or id(_node(t)) in goals:
+        return True
+    return t.op is not None and leads[id(t.op)]
+
+
+def _leads_to(ops: Sequence[Op], goals: set[int] | None) -> dict[int, bool]:
+    """For each op whether a goal lies before it; with goals None, everything does."""
+    leads: dict[int, bool] = {}
+    for op in ops:  # in the order of computation: the inputs' ops come first
+        leads[id(op)] = any(_wanted(t, goals, leads) for t in op.inputs or ())
+    return leads
+
+
+def _accumulate(
+    leaves: dict[int, Tensor],
+    gradients: dict[int, Tensor],
+    roots: Sequence[tuple[Tensor, Tensor]],
+    create_graph: bool,
+) -> None:
+    """Adds the gradients to the leaves' `.grad`. No two leaves share memory there, nor does a leaf with the caller."""
+    taken = {id(g.data) for _, g in roots}
+    for key, t in leaves.items():
+        g = gradients[key]
+        if t.grad is not None:
+            t.grad = t.grad + g
+        elif create_graph:
+            t.grad = g
+        else:
+            shared = id(g.data) in taken or g.data.base is not None
+            t.grad = Tensor(g.data.copy() if shared else g.data, device=g.device)
+            taken.add(id(t.grad.data))
