@@ -1,8 +1,8 @@
 """Devices: where an array lives, which array module handles it, which leaf function computes with it.
 
-A device is a string: "cpu" (NumPy arrays; Numba and BLAS), "cuda" or "cuda:N" (CuPy arrays; the kernels in `kernels/`),
-or "emulated" (NumPy arrays; the very same kernels, run on the CPU). This is the only place that imports CuPy; everything
-else works without it.
+A device is a string: "cpu" (NumPy arrays; Numba and BLAS), "cuda" or "cuda:N" (CuPy arrays; the kernels in
+`kernels/`), or "emulated" (NumPy arrays; the very same kernels, run on the CPU). This is the only place that imports
+CuPy; everything else works without it.
 """
 
 import importlib.util
@@ -39,9 +39,7 @@ class DefaultDevice(str):
 def cupy() -> ModuleType:
     """The CuPy module. Raises DeviceError where it is not installed."""
     if importlib.util.find_spec("cupy") is None:
-        raise DeviceError(
-            "device 'cuda' needs CuPy, which is not installed: pip install 'minigan[cuda12]' (or cuda13)"
-        )
+        raise DeviceError("device 'cuda' needs CuPy, which is not installed: pip install 'minigan[cuda12]' (or cuda13)")
     return importlib.import_module("cupy")
 
 
@@ -119,7 +117,8 @@ def to_numpy(array: Array) -> np.ndarray:
 def dispatch(*, cpu: Callable[..., Any], cuda: Callable[..., Any] | None = None) -> Callable[..., Any]:
     """One leaf function out of two: `leaf(device, *arguments)` calls the one that is made for the device.
 
-    `cpu(*arguments)` computes on NumPy arrays; `cuda(device, *arguments)` launches kernels, on the GPU or on the emulator.
+    `cpu(*arguments)` computes on NumPy arrays; `cuda(device, *arguments)` launches kernels, on the GPU or on the
+    emulator.
     """
 
     def leaf(device: str, *arguments: Any) -> Any:

@@ -4,15 +4,20 @@ A kernel is a plain function `kernel(start, stop, *arguments)` that does its wor
 `parallel` shares the indices out. Kernels release Python's lock, so ordinary threads suffice: none of Numba's own
 threading layers is used, which compile slowly and abort when two Python threads enter them at once.
 
+Matrix products are BLAS's. They too run inside such shares, with BLAS itself held to one thread: its own threads would
+keep spinning for a while after each product, on the very cores that the next loop needs.
+
 How the indices are cut depends on the machine's number of threads, so a kernel that reduces must not let its result
 depend on it: it writes one partial result per index, and the caller adds those up in order.
 """
 
+import ctypes
 import os
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache, update_wrapper
 from pathlib import Path
 from typing import Any
@@ -23,7 +28,7 @@ import numpy as np
 FAST_MATH = {"reassoc", "contract", "arcp", "nsz"}
 
 
-class jit:  # noqa: N801 - a decorator
+class jit:
     """Compiles a kernel with Numba at its first call, so that importing minigan costs no compilation."""
 
     def __init__(self, function: Callable[..., None]) -> None:
@@ -35,7 +40,9 @@ class jit:  # noqa: N801 - a decorator
     def __call__(self, *arguments: Any) -> None:
         if self.compiled is None:
             with self.lock:
-                self.compiled = self.compiled or _numba().njit(nogil=True, cache=True, fastmath=FAST_MATH)(self.function)
+                self.compiled = self.compiled or _numba().njit(nogil=True, cache=True, fastmath=FAST_MATH)(
+                    self.function
+                )
         self.compiled(*arguments)
 
 
@@ -63,7 +70,13 @@ def thread_count() -> int:
     named = os.environ.get("MINIGAN_NUM_THREADS", "")
     if named and not (named.isdecimal() and int(named)):
         raise ValueError(f"MINIGAN_NUM_THREADS: expected a whole number from 1, got {named!r}")
-    return int(named) if named else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return (
+        int(named)
+        if named
+        else len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count() or 1
+    )
 
 
 @cache
@@ -84,6 +97,65 @@ def parallel(kernel: Callable[..., None], count: int, *arguments: Any, grain: in
     kernel(edges[0], edges[1], *arguments)
     for task in tasks:
         task.result()
+
+
+class _Scratch(threading.local):
+    buffer = np.empty(0, np.uint8)
+
+
+_scratch = _Scratch()
+
+
+def scratch(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """This thread's scratch memory, uninitialised; it is valid until the thread asks for some again.
+
+    Fresh memory of this size would come page by page from the operating system each time, which costs as much as
+    filling it.
+    """
+    size = int(np.prod(shape)) * dtype.itemsize
+    if _scratch.buffer.size < size:
+        _scratch.buffer = np.empty(size, np.uint8)
+    return _scratch.buffer[:size].view(dtype).reshape(shape)
+
+
+@cache
+def _openblas() -> tuple[Callable[[], int], Callable[[int], None]] | None:
+    """How to read and set the number of threads of the OpenBLAS inside NumPy's wheels; None for another BLAS."""
+    folder = Path(np.__file__).parent.parent / "numpy.libs"
+    for path in sorted(folder.glob("*openblas*")):
+        library = ctypes.CDLL(str(path))
+        for name in ("scipy_openblas_{}_num_threads64_", "openblas_{}_num_threads64_", "openblas_{}_num_threads"):
+            if hasattr(library, name.format("set")):
+                return getattr(library, name.format("get")), getattr(library, name.format("set"))
+    return None
+
+
+_blas_lock = threading.Lock()
+_blas_users = 0
+_blas_threads = 1
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Holds BLAS to one thread inside a `with` block. Another BLAS than OpenBLAS is left as it is."""
+    global _blas_users, _blas_threads
+    blas = _openblas()
+    if blas is None:
+        yield
+        return
+    get, set_ = blas
+    with _blas_lock:
+        _blas_users += 1
+        if _blas_users == 1:
+            _blas_threads = get()
+            set_(1)
+    try:
+        yield
+    finally:
+        with _blas_lock:
+            _blas_users -= 1
+            if _blas_users == 0:
+                set_(_blas_threads)
 
 
 # Flat loops over fewer elements than this are not worth a second thread.

@@ -1,8 +1,8 @@
 """Finite differences against the gradients that backward computes.
 
-Along a random direction u, with a random cotangent w, <w, f(x + h u) - f(x - h u)> / 2h must equal <backward(w), u>. One such
-number checks every element at once, so the check is cheap for any size; for small inputs the whole Jacobian is compared too,
-which tells where the error is. Everything in float64: the differences lose half of the digits.
+Along a random direction u, with a random cotangent w, <w, f(x + h u) - f(x - h u)> / 2h must equal <backward(w), u>.
+One such number checks every element at once, so the check is cheap for any size; for small inputs the whole Jacobian
+is compared too, which tells where the error is. Everything in float64: the differences lose half of the digits.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,8 +33,8 @@ def gradcheck(
     """Whether backward agrees with finite differences for `function(*inputs) -> Tensor`; True, or GradcheckError.
 
     inputs: float64 tensors; those with requires_grad are checked. order 2 also checks the gradient of the gradient.
-    step: h, absolute and relative: tolerances, all as in PyTorch's gradcheck. The function must be pure: it is called again and
-    again, and checked to give the same result each time.
+    step: h, absolute and relative: tolerances, all as in PyTorch's gradcheck. The function must be pure: it is called
+    again and again, and checked to give the same result each time.
     """
     inputs = [inputs] if isinstance(inputs, Tensor) else list(inputs)
     checked = [i for i, t in enumerate(inputs) if t.requires_grad]
@@ -54,7 +54,7 @@ def gradcheck(
         with no_grad():
             return run(values)[1].numpy()
 
-    xs, y = run(arrays)
+    y = run(arrays)[1]
     if not np.array_equal(y.numpy(), value(arrays), equal_nan=True):
         raise GradcheckError("gradcheck: the function gives different results for the same inputs")
 
@@ -67,7 +67,10 @@ def gradcheck(
         difference = np.abs(numeric - backward)
         # "not <=" instead of ">", so that a NaN does not pass
         if not np.all(difference <= absolute + relative * np.abs(numeric)):
-            at = tuple(int(i) for i in np.unravel_index(int(np.argmax(np.nan_to_num(difference, nan=np.inf))), difference.shape))
+            at = tuple(
+                int(i)
+                for i in np.unravel_index(int(np.argmax(np.nan_to_num(difference, nan=np.inf))), difference.shape)
+            )
             raise GradcheckError(
                 f"gradcheck: {what}: finite differences give {numeric[at]:.8g}, backward gives {backward[at]:.8g}"
                 + (f" (at {at}, the largest of {difference.size} differences)" if at else "")
@@ -85,7 +88,11 @@ def gradcheck(
             numeric = np.sum(w * (value(ahead) - value(behind))) / (2 * step)
             compare(f"input {i}, along a random direction", np.asarray(numeric), np.asarray(np.sum(g * u)))
     for i in checked:
-        if 0 < arrays[i].size and arrays[i].size * y.size <= JACOBIAN_ELEMENTS**2 and max(arrays[i].size, y.size) <= JACOBIAN_ELEMENTS:
+        if (
+            arrays[i].size > 0
+            and arrays[i].size * y.size <= JACOBIAN_ELEMENTS**2
+            and max(arrays[i].size, y.size) <= JACOBIAN_ELEMENTS
+        ):
             numeric_rows, backward_rows = _jacobians(i, checked.index(i), arrays, y.shape, value, analytic, step)
             compare(f"input {i}, Jacobian (input element, output element)", numeric_rows, backward_rows)
     if order == 2:
@@ -142,7 +149,13 @@ def _check_second(
 
         try:
             gradcheck(
-                first, [*inputs, w], step=step, absolute=absolute, relative=relative, directions=directions, seed=seed + 1
+                first,
+                [*inputs, w],
+                step=step,
+                absolute=absolute,
+                relative=relative,
+                directions=directions,
+                seed=seed + 1,
             )
         except GradcheckError as error:
             raise GradcheckError(f"{error}, in the gradient of input {checked[position]}") from None

@@ -23,10 +23,12 @@ def truncated_normal(std: float = 0.02) -> Initializer:
     """Normal with mean 0, redrawn beyond two standard deviations, as TensorFlow's initialiser of that name."""
 
     def draw(shape: tuple[int, ...]) -> np.ndarray:
-        values = generator().standard_normal(shape)
-        while (outside := np.abs(values) > 2).any():
-            values[outside] = generator().standard_normal(int(outside.sum()))
-        return (values * std).astype(np.float32)
+        values = generator().standard_normal(int(np.prod(shape)), np.float32)
+        outside = np.flatnonzero(np.abs(values) > 2)
+        while outside.size:
+            values[outside] = generator().standard_normal(outside.size, np.float32)
+            outside = outside[np.abs(values[outside]) > 2]
+        return (values * np.float32(std)).reshape(shape)
 
     return draw
 

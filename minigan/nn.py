@@ -24,16 +24,16 @@ class Parameter(Tensor):
 class Module:
     """A function with state. Parameters, buffers (other tensors) and modules that are set as attributes belong to it.
 
-    A subclass sets them in __init__, and defines forward(*inputs). Names and orders are those in which they were set.
+    A subclass sets them in __init__, and defines forward(x). Names and orders are those in which they were set.
     """
 
     training = True
 
-    def forward(self, *inputs: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         raise NotImplementedError(f"{type(self).__name__} defines no forward")
 
-    def __call__(self, *inputs: Tensor) -> Tensor:
-        return self.forward(*inputs)
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.forward(x)
 
     def named_children(self) -> Iterator[tuple[str, "Module"]]:
         return ((name, value) for name, value in vars(self).items() if isinstance(value, Module))
@@ -57,7 +57,9 @@ class Module:
         return {name: np.array(to_numpy(t.data)) for name, t in self.named_tensors()}
 
     def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
-        """Copies values into the parameters and buffers. All of them or none: names, shapes and dtypes must agree exactly.
+        """Copies values into the parameters and buffers.
+
+        All of them or none: names, shapes and dtypes must agree exactly.
 
         Raises KeyError that lists missing and unexpected names; ValueError for a shape or dtype that differs.
         """
@@ -77,7 +79,10 @@ class Module:
             t.mark_changed()
 
     def train(self, mode: bool = True) -> "Module":
-        """Sets the module, and those in it, to training (or evaluation): batch norm then uses the batch's statistics."""
+        """Sets the module, and those in it, to training (or evaluation).
+
+        In training, batch norm uses the batch's statistics.
+        """
         self.training = mode
         for _, child in self.named_children():
             child.train(mode)
@@ -113,8 +118,7 @@ class Sequential(Module):
         for i, module in enumerate(modules):
             setattr(self, str(i), module)
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        (x,) = inputs
+    def forward(self, x: Tensor) -> Tensor:
         for _, module in self.named_children():
             x = module(x)
         return x
@@ -136,7 +140,10 @@ def _whole(what: str, value: Any) -> int:
 
 
 class Conv2d(Module):
-    """(N, H, W, in) -> (N, P, Q, out). weight (out, R, S, in), bias (out,) or None. Padding as in `functional.conv2d`."""
+    """(N, H, W, in) -> (N, P, Q, out). weight (out, R, S, in), bias (out,) or None.
+
+    Padding as in `functional.conv2d`.
+    """
 
     def __init__(
         self,
@@ -154,12 +161,15 @@ class Conv2d(Module):
         self.weight = Parameter(weight_init((k, r, s, c)))
         self.bias = Parameter(init.zeros((k,))) if bias else None
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return F.conv2d(*inputs, self.weight, self.bias, self.stride, self.padding)
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding)
 
 
 class ConvTranspose2d(Module):
-    """(N, P, Q, in) -> (N, H, W, out). weight (in, R, S, out), bias (out,) or None. As `functional.conv_transpose2d`."""
+    """(N, P, Q, in) -> (N, H, W, out). weight (in, R, S, out), bias (out,) or None.
+
+    As `functional.conv_transpose2d`.
+    """
 
     def __init__(
         self,
@@ -180,8 +190,8 @@ class ConvTranspose2d(Module):
         self.weight = Parameter(weight_init((k, r, s, c)))
         self.bias = Parameter(init.zeros((c,))) if bias else None
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return F.conv_transpose2d(*inputs, self.weight, self.bias, self.stride, self.padding, self.output_padding)
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv_transpose2d(x, self.weight, self.bias, self.stride, self.padding, self.output_padding)
 
 
 class Linear(Module):
@@ -198,8 +208,8 @@ class Linear(Module):
         self.weight = Parameter(weight_init(shape))
         self.bias = Parameter(init.zeros(shape[:1])) if bias else None
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return F.linear(*inputs, self.weight, self.bias)
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
 
 
 class BatchNorm2d(Module):
@@ -218,40 +228,40 @@ class BatchNorm2d(Module):
         self.running_mean = Tensor(init.zeros(shape))
         self.running_var = Tensor(init.ones(shape))
 
-    def forward(self, *inputs: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         running = self.running_mean, self.running_var
-        return F.batch_norm(*inputs, self.gamma, self.beta, *running, self.training, self.momentum, self.epsilon)
+        return F.batch_norm(x, self.gamma, self.beta, *running, self.training, self.momentum, self.epsilon)
 
 
 class LeakyReLU(Module):
     def __init__(self, slope: float = 0.2) -> None:
         self.slope = slope
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return F.leaky_relu(*inputs, self.slope)
+    def forward(self, x: Tensor) -> Tensor:
+        return F.leaky_relu(x, self.slope)
 
 
 class ReLU(Module):
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return F.relu(*inputs)
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x)
 
 
 class ELU(Module):
     def __init__(self, alpha: float = 1.0) -> None:
         self.alpha = alpha
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return F.elu(*inputs, self.alpha)
+    def forward(self, x: Tensor) -> Tensor:
+        return F.elu(x, self.alpha)
 
 
 class Tanh(Module):
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return F.tanh(*inputs)
+    def forward(self, x: Tensor) -> Tensor:
+        return F.tanh(x)
 
 
 class Sigmoid(Module):
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return F.sigmoid(*inputs)
+    def forward(self, x: Tensor) -> Tensor:
+        return F.sigmoid(x)
 
 
 class MaxPool2d(Module):
@@ -260,8 +270,8 @@ class MaxPool2d(Module):
     def __init__(self, kernel_size: int | Pair, stride: int | Pair | None = None, padding: int | Pair = 0) -> None:
         self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return F.max_pool2d(*inputs, self.kernel_size, self.stride, self.padding)
+    def forward(self, x: Tensor) -> Tensor:
+        return F.max_pool2d(x, self.kernel_size, self.stride, self.padding)
 
 
 class UpsampleNearest2d(Module):
@@ -270,15 +280,14 @@ class UpsampleNearest2d(Module):
     def __init__(self, scale: int = 2) -> None:
         self.scale = scale
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return F.upsample_nearest2d(*inputs, self.scale)
+    def forward(self, x: Tensor) -> Tensor:
+        return F.upsample_nearest2d(x, self.scale)
 
 
 class Flatten(Module):
     """(N, ...) -> (N, all the rest)."""
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        (x,) = inputs
+    def forward(self, x: Tensor) -> Tensor:
         return x.reshape(x.shape[0], int(np.prod(x.shape[1:])))
 
 
@@ -288,6 +297,5 @@ class Reshape(Module):
     def __init__(self, *shape: int) -> None:
         self.shape = shape[0] if len(shape) == 1 and isinstance(shape[0], tuple) else shape
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        (x,) = inputs
+    def forward(self, x: Tensor) -> Tensor:
         return x.reshape(x.shape[0], *self.shape)

@@ -28,8 +28,8 @@ adam_update = dispatch(cpu=_adam_cpu)
 class Adam:
     """Kingma and Ba, "Adam: a method for stochastic optimization", 2015, algorithm 1.
 
-    m <- beta1 m + (1 - beta1) g,  v <- beta2 v + (1 - beta2) g^2,  w <- w - lr m^ / (sqrt(v^) + epsilon),
-    with m^ = m / (1 - beta1^t), v^ = v / (1 - beta2^t). Parameters whose `.grad` is None stay as they are, but for them too the
+    m <- beta1 m + (1 - beta1) g,  v <- beta2 v + (1 - beta2) g^2,  w <- w - lr m^ / (sqrt(v^) + epsilon), with m^ = m
+    / (1 - beta1^t), v^ = v / (1 - beta2^t). Parameters whose `.grad` is None stay as they are, but for them too the
     step counts. `lr` may be set between steps.
     """
 
@@ -75,10 +75,15 @@ class Adam:
         return {"steps": self.steps, "lr": self.lr, **moments}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from a state. Raises KeyError or ValueError if it is not one of such parameters; then nothing changed."""
+        """Goes on from a state. Raises KeyError or ValueError if it does not fit.
+
+        Then nothing was changed.
+        """
         own = {f"{name}.{i}": a for name, all_ in self._moments() for i, a in enumerate(all_)}
         if own.keys() | {"steps", "lr"} != state.keys():
-            raise KeyError(f"Adam.load_state_dict: names that differ: {sorted((own.keys() | {'steps', 'lr'}) ^ state.keys())}")
+            raise KeyError(
+                f"Adam.load_state_dict: names that differ: {sorted((own.keys() | {'steps', 'lr'}) ^ state.keys())}"
+            )
         for name, a in own.items():
             if state[name].shape != a.shape or state[name].dtype != a.dtype:
                 raise ValueError(

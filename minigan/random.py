@@ -1,7 +1,8 @@
 """Random numbers for weights and noise, from one generator that can be seeded, saved and restored.
 
-NumPy's Philox generator (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011): its state is small, and the same
-seed gives the same numbers on every platform. Numbers are drawn on the CPU and then moved, so a device changes nothing.
+NumPy's Philox generator (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011): its state is small, and
+the same seed gives the same numbers on every platform. Numbers are drawn on the CPU and then moved, so a device
+changes nothing.
 """
 
 from typing import Any

@@ -1,10 +1,10 @@
 """Tensors, differentiable operations, and reverse-mode differentiation over the graph that they leave behind.
 
-Calling an `Op` computes its result and, if an input requires a gradient, remembers itself as the result's maker: the graph is
-nothing but tensors that know their op and ops that know their inputs. Going through the ops from the last to the first,
-each one's `backward` turns the gradient of its output into gradients of its inputs (Baydin et al., "Automatic
-differentiation in machine learning: a survey", JMLR 2018). A `backward` is itself written with ops, so a gradient is as
-differentiable as anything else: second derivatives need no further code.
+Calling an `Op` computes its result and, if an input requires a gradient, remembers itself as the result's maker: the
+graph is nothing but tensors that know their op and ops that know their inputs. Going through the ops from the last to
+the first, each one's `backward` turns the gradient of its output into gradients of its inputs (Baydin et al.,
+"Automatic differentiation in machine learning: a survey", JMLR 2018). A `backward` is itself written with ops, so a
+gradient is as differentiable as anything else: second derivatives need no further code.
 """
 
 import itertools
@@ -19,7 +19,6 @@ from minigan.backend import (
     Array,
     DeviceError,
     array_module,
-    default_device,
     is_cuda,
     resolve_device,
     to_device,
@@ -71,8 +70,8 @@ def no_grad() -> Any:
 class Tensor:
     """An n-dimensional array of float32 or float64 on a device, with the op that made it.
 
-    `data` is the NumPy or CuPy array itself, not a copy. `grad` is None, or a Tensor of the same shape: backward passes add
-    to it at tensors with `requires_grad` that no op made (leaves).
+    `data` is the NumPy or CuPy array itself, not a copy. `grad` is None, or a Tensor of the same shape: backward
+    passes add to it at tensors with `requires_grad` that no op made (leaves).
     """
 
     __slots__ = ("__weakref__", "_data", "device", "dtype", "grad", "op", "requires_grad", "shape", "version")
@@ -101,7 +100,7 @@ class Tensor:
         self.version += 1
 
     def mark_changed(self) -> None:
-        """Says that `data` was changed in place, so that a backward pass which still needs the old values is refused."""
+        """Says that `data` was changed in place: a backward pass that still needs the old values is then refused."""
         self.version += 1
 
     @property
@@ -288,7 +287,8 @@ class Op:
     """One differentiable operation; an instance is one use of it, and a node of the graph.
 
     A subclass is a dataclass of its settings and defines
-    - forward(*arrays) -> array: computes; arrays may be non-contiguous and must not be changed. What backward needs besides
+    - forward(*arrays) -> array: computes; arrays may be non-contiguous and must not be changed. What backward needs
+      besides
       the inputs may be kept as attributes;
     - backward(gy) -> tuple: a gradient (or None) for each input, from the output's gradient, by means of other ops on
       `self.inputs` (Tensors). `self.needed[i]` tells whether input i's gradient is wanted;
@@ -300,7 +300,7 @@ class Op:
     saved_inputs: ClassVar[tuple[int, ...] | None] = None
 
     device: str
-    inputs: tuple[Tensor, ...] | None
+    inputs: tuple[Tensor, ...] = ()  # none once the graph is freed
     needed: tuple[bool, ...]
     sequence: int
     _versions: tuple[int, ...]
@@ -353,7 +353,7 @@ class Op:
 
     def check_alive(self) -> None:
         """Raises GraphError if the graph was freed, or if a value that backward needs was changed since."""
-        if self.inputs is None:
+        if not self.inputs:
             raise GraphError(
                 f"backward: the graph at {self._name()} was freed by an earlier backward pass; "
                 "call that one with retain_graph=True to go through it again"
@@ -361,13 +361,13 @@ class Op:
         for i, (t, version) in enumerate(zip(self.inputs, self._versions, strict=True)):
             if version not in (-1, t.version):
                 raise GraphError(
-                    f"backward: input {i} of {self._name()} ({t._kind()}) was changed in place after it was used "
-                    f"(expected version {version}, got {t.version}); run the forward pass again, or call backward before the change"
+                    f"backward: input {i} of {self._name()} ({t._kind()}) was changed in place after its use: expected "
+                    f"version {version}, got {t.version}; call backward before the change, or run forward again"
                 )
 
     def free(self) -> None:
         """Lets go of everything that was kept for backward."""
-        self.__dict__ = {"inputs": None}
+        self.__dict__ = {}
 
     def _name(self) -> str:
         return type(self).__name__
@@ -376,8 +376,9 @@ class Op:
 class Fused(Op, abstract=True):
     """An op whose gradients are computed by hand-written loops on arrays, fast but not differentiable themselves.
 
-    A subclass defines `gradients(gy array) -> tuple of arrays` in place of backward, and `composed(*inputs) -> Tensor`: the same
-    function made of simpler ops. Where the gradient has to be differentiable, it is taken through `composed`.
+    A subclass defines `gradients(gy array) -> tuple of arrays` in place of backward, and `composed(*inputs) ->
+    Tensor`: the same function made of simpler ops. Where the gradient has to be differentiable, it is taken through
+    `composed`.
     """
 
     def gradients(self, gy: Array) -> tuple[Array | None, ...]:
@@ -387,7 +388,6 @@ class Fused(Op, abstract=True):
         raise NotImplementedError(f"{type(self).__name__} defines no composed form")
 
     def backward(self, gy: Tensor) -> tuple[Tensor | None, ...]:
-        assert self.inputs is not None
         if not is_grad_enabled():
             arrays = self.gradients(gy.data)
             return tuple(None if a is None else Tensor(a, device=self.device) for a in arrays)
@@ -431,9 +431,9 @@ def grad(
 ) -> tuple[Tensor | None, ...]:
     """The gradients of `outputs`, times `grad_outputs`, with respect to `inputs`; no `.grad` is touched.
 
-    Returns a tuple, one tensor for each input, of its shape. With `create_graph` they can be differentiated again. The graph
-    is freed unless `retain_graph` (by default: unless `create_graph`). Raises GraphError for an input that the outputs do not
-    depend on, unless `allow_unused`: then its gradient is None.
+    Returns a tuple, one tensor for each input, of its shape. With `create_graph` they can be differentiated again. The
+    graph is freed unless `retain_graph` (by default: unless `create_graph`). Raises GraphError for an input that the
+    outputs do not depend on, unless `allow_unused`: then its gradient is None.
     """
     outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
     inputs = [inputs] if isinstance(inputs, Tensor) else list(inputs)
@@ -465,7 +465,7 @@ def _seed(y: Tensor, gradient: Operand | None) -> Tensor:
     if gradient is None:
         if y.size != 1:
             raise GraphError(
-                f"backward: the output has shape {y.shape}; only a single element may do without a gradient of that shape"
+                f"backward: expected a gradient of shape {y.shape}; only an output of one element may do without"
             )
         return Tensor(array_module(y.device).ones(y.shape, y.dtype), device=y.device)
     g = as_tensor(gradient, y)
@@ -482,7 +482,7 @@ def _collect(roots: Sequence[Tensor]) -> list[Op]:
         op = pending.pop()
         if id(op) not in ops:
             ops[id(op)] = op
-            pending.extend(t.op for t in op.inputs or () if t.op is not None)
+            pending.extend(t.op for t in op.inputs if t.op is not None)
     return sorted(ops.values(), key=lambda op: op.sequence)
 
 
@@ -492,12 +492,14 @@ def _backward(
     retain_graph: bool | None,
     create_graph: bool,
 ) -> dict[int, Tensor]:
-    """Propagates gradients from the roots, to the leaves' `.grad` (targets None) or to `targets` (returned, by id of node)."""
+    """Propagates gradients from the roots to the leaves' `.grad`, or to `targets`, and returns them by id of node."""
     retain_graph = create_graph if retain_graph is None else retain_graph
     ops = _collect([t for t, _ in roots])
     goals = None if targets is None else {id(_node(t)) for t in targets}
     leads = _leads_to(ops, goals)
-    missed = goals is None or not goals <= {id(_node(t)) for t in itertools.chain((t for t, _ in roots), *(op.inputs or () for op in ops))}
+    missed = goals is None or not goals <= {
+        id(_node(t)) for t in itertools.chain((t for t, _ in roots), *(op.inputs for op in ops))
+    }
     for op in ops:
         if missed or leads[id(op)]:
             op.check_alive()
@@ -520,7 +522,6 @@ def _backward(
             is_goal = goals is not None and id(op) in goals
             gy = gradients.get(id(op)) if is_goal else gradients.pop(id(op), None)
             if gy is not None:
-                assert op.inputs is not None
                 op.needed = tuple(_wanted(t, goals, leads) for t in op.inputs)
                 for t, g, needed in zip(op.inputs, op.backward(gy), op.needed, strict=True):
                     if needed and g is not None:
@@ -547,7 +548,7 @@ def _leads_to(ops: Sequence[Op], goals: set[int] | None) -> dict[int, bool]:
     """For each op whether a goal lies before it; with goals None, everything does."""
     leads: dict[int, bool] = {}
     for op in ops:  # in the order of computation: the inputs' ops come first
-        leads[id(op)] = any(_wanted(t, goals, leads) for t in op.inputs or ())
+        leads[id(op)] = any(_wanted(t, goals, leads) for t in op.inputs)
     return leads
 
 

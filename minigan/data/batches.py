@@ -34,9 +34,7 @@ class Batches(Iterator[npt.NDArray[np.float32]]):
         if images.ndim != 4 or images.dtype != np.uint8:
             raise ValueError(f"images must be (N, H, W, C) of uint8, not {images.shape} of {images.dtype}")
         if batch_size < 1 or seed < 0:
-            raise ValueError(
-                f"batch_size must be at least 1 and seed at least 0, not {batch_size} and {seed}"
-            )
+            raise ValueError(f"batch_size must be at least 1 and seed at least 0, not {batch_size} and {seed}")
         if len(images) < batch_size:
             raise DataError(
                 f"{len(images):,} images do not fill a batch of {batch_size:,}: "

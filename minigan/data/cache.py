@@ -65,9 +65,7 @@ def cache_limit() -> int:
     try:
         return int(max(float(text), 0) * 2**30)
     except (ValueError, OverflowError):
-        raise DataError(
-            f"MINIGAN_CACHE_GIB must be a number of GiB such as 8 or 0.5, not {text!r}."
-        ) from None
+        raise DataError(f"MINIGAN_CACHE_GIB must be a number of GiB such as 8 or 0.5, not {text!r}.") from None
 
 
 def key_of(parts: Iterable[object]) -> str:
@@ -92,9 +90,7 @@ def cached(key: str, height: int, width: int, fill: Fill) -> tuple[Pixels, Listi
         try:
             return _build(folder, key, height, width, fill, limit)
         except OSError as error:
-            _log.warning(
-                "No image cache, images are decoded into memory: %s. Set MINIGAN_CACHE to a folder.", error
-            )
+            _log.warning("No image cache, images are decoded into memory: %s. Set MINIGAN_CACHE to a folder.", error)
     memory = io.BytesIO()
     listing = _write(memory, height, width, fill)
     shape = (len(listing.names), height, width, 3)

@@ -54,7 +54,7 @@ def decode(data: bytes, height: int, width: int, *, skip_grey: bool = False) -> 
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise DataError(TOO_LARGE) from None
     except Exception as error:  # a damaged file may raise nearly anything in Pillow
-        reason = "truncated" if "truncated" in str(error) else f"damaged: {error}"
+        reason = "truncated" if "truncated" in str(error).lower() else f"damaged: {error}"
         raise DataError(reason) from error
 
 
@@ -102,9 +102,7 @@ def _upright(image: "PillowImage", pixels: "PillowImage") -> "PillowImage":
     }
     try:
         turn = turns.get(image.getexif().get(Base.Orientation, 1))
-    except (
-        Exception
-    ):  # EXIF data that cannot be read ask for nothing: every viewer shows such a picture as it lies
+    except Exception:  # EXIF data that cannot be read ask for nothing: viewers show such a picture as it lies
         turn = None
     return pixels if turn is None else pixels.transpose(turn)
 

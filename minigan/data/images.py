@@ -47,9 +47,7 @@ class ImageSet:
         if self.listed:
             text += f", {self.left_out:,} of {_counted(self.listed, 'listed name')} left out"
         if self.skipped:
-            shown = [
-                f"{_printable(name)} ({_printable(reason)})" for name, reason in self.skipped[:MAX_NAMES]
-            ]
+            shown = [f"{_printable(name)} ({_printable(reason)})" for name, reason in self.skipped[:MAX_NAMES]]
             text += f", {len(self.skipped):,} skipped: {', '.join(shown)}"
         if len(self.skipped) > MAX_NAMES:
             text += f" and {len(self.skipped) - MAX_NAMES:,} more"
@@ -89,9 +87,7 @@ def load_images(
         return decode(data, height, width, skip_grey=skip_grey)
 
     def image_set(images: Pixels, listing: Listing) -> ImageSet:
-        return ImageSet(
-            source.path, images, listing.names, listing.skipped, listing.left_out, listed=len(unwanted)
-        )
+        return ImageSet(source.path, images, listing.names, listing.skipped, listing.left_out, listed=len(unwanted))
 
     def fill(add: Callable[[Pixels], None]) -> Listing:
         listing = _decode_all(source, unwanted, decode_one, add, threads or _cores(), progress)
@@ -145,9 +141,7 @@ def _decode_all(
             listing.names.append(name)
 
     # None: a bar in a terminal only, not in a log file.
-    bar = tqdm(
-        source, "decoding", source.total, unit=" images", leave=False, disable=None if progress else True
-    )
+    bar = tqdm(source, "decoding", source.total, unit=" images", leave=False, disable=None if progress else True)
     with pillow_warnings(), ThreadPoolExecutor(threads) as pool:
         for entry in bar:
             if entry.name in unwanted or entry.name.rsplit("/", 1)[-1] in unwanted:

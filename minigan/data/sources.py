@@ -269,6 +269,7 @@ def _tar(path: Path) -> Source:
                     if not member.isdir() and _is_image(member.name):
                         images += 1
                         yield Entry(member.name, partial(_read_tar_member, archive, member))
+            unpacked.read(MAX_BYTES)  # the padding, and behind it gzip's checksum
             if file.last.strip(b"\0"):
                 raise DataError(f"{path} is broken after {images:,} images.")
         if not images:

@@ -1,1 +1,4 @@
-"""The differentiable operations: one file for each, with its forward, its backward, its leaf functions and its samples."""
+"""The differentiable operations.
+
+One file for each, with its forward, its backward, its leaf functions and its samples.
+"""

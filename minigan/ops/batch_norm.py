@@ -13,8 +13,8 @@ from minigan.tensor import Fused, Tensor
 
 Samples = Iterator[tuple[tuple[np.ndarray, ...], dict[str, Any]]]
 
-# Rows are reduced in chunks of about so many elements, which stay in a core's cache for their second reading. How the rows
-# are cut depends on the shape alone, so the sums do not depend on the number of threads.
+# Rows are reduced in chunks of about so many elements, which stay in a core's cache for their second reading. How the
+# rows are cut depends on the shape alone, so the sums do not depend on the number of threads.
 CHUNK_ELEMENTS = 32_768
 
 
@@ -106,7 +106,16 @@ def _gradients_cpu(x: Array, gamma: Array, average: Array, inverse: Array, gy: A
     shift = (-gy_scale * gbeta / len(flat_x)).astype(x.dtype)
     gy_scale = gy_scale.astype(x.dtype)
     parallel(
-        _combine_loop, len(flat_x), flat_gy, gy_scale, flat_x, centre, x_scale, shift, gx.reshape(flat_x.shape), grain=64
+        _combine_loop,
+        len(flat_x),
+        flat_gy,
+        gy_scale,
+        flat_x,
+        centre,
+        x_scale,
+        shift,
+        gx.reshape(flat_x.shape),
+        grain=64,
     )
     return gx, ggamma.astype(x.dtype), gbeta.astype(x.dtype)
 
@@ -153,10 +162,13 @@ class BatchNorm(Fused):
         for shape, epsilon in (((2, 1), 1e-3), ((7, 19), 1e-5), ((2, 3, 5, 3), 1e-3), ((3, 7, 33, 1), 1e-5)):
             c = shape[-1]
             yield (
-                rng.standard_normal(shape) * 2 + 1,
-                rng.uniform(0.5, 2, c),
-                rng.standard_normal(c),
-            ), {"epsilon": epsilon}
+                (
+                    rng.standard_normal(shape) * 2 + 1,
+                    rng.uniform(0.5, 2, c),
+                    rng.standard_normal(c),
+                ),
+                {"epsilon": epsilon},
+            )
 
 
 def batch_norm(
@@ -186,7 +198,9 @@ def batch_norm(
         return x * scale + (beta - running_mean.detach() * scale)
     count = x.size // max(1, c[0])
     if count < 2:
-        raise ValueError(f"batch_norm: expected at least 2 values for each channel in training, got an input of {x.shape}")
+        raise ValueError(
+            f"batch_norm: expected at least 2 values for each channel in training, got an input of {x.shape}"
+        )
     op = BatchNorm(epsilon)
     y = op(x, gamma, beta)
     for running, batch in ((running_mean, op.average), (running_var, op.variance * (count / (count - 1)))):

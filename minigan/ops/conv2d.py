@@ -1,8 +1,8 @@
 """Convolution, its input gradient and its weight gradient: three primitives, each the derivative of the others.
 
-conv2d(x, w) is linear in x and in w, and so is every derivative of it. Written as y = conv(x, w), gx = input_grad(gy, w) and
-gw = weight_grad(x, gy), the gradient of each is made of the other two, to any order. The transposed convolution is
-`input_grad` under another name (Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016).
+conv2d(x, w) is linear in x and in w, and so is every derivative of it. Written as y = conv(x, w), gx = input_grad(gy,
+w) and gw = weight_grad(x, gy), the gradient of each is made of the other two, to any order. The transposed convolution
+is `input_grad` under another name (Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016).
 """
 
 from collections.abc import Iterator
@@ -162,11 +162,13 @@ def _sample_geometries() -> Iterator[Geometry]:
         yield geometry.convolution("conv2d", x, w, stride, padding)
 
 
-def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int | Pair = 1, padding: Padding = 0) -> Tensor:
+def conv2d(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int | Pair = 1, padding: Padding = 0
+) -> Tensor:
     """Convolution: (N, H, W, C), (K, R, S, C) -> (N, P, Q, K), with P = (H + top + bottom - R) // stride + 1.
 
-    bias: (K,). padding: a number, a pair (vertical, horizontal), ((top, bottom), (left, right)), "valid" (none) or "same"
-    (TensorFlow's: P = ceil(H / stride), the smaller half before).
+    bias: (K,). padding: a number, a pair (vertical, horizontal), ((top, bottom), (left, right)), "valid" (none) or
+    "same" (TensorFlow's: P = ceil(H / stride), the smaller half before).
     """
     g = geometry.convolution("conv2d", x.shape, weight.shape, stride, padding)
     return Conv2d(g)(x, weight, *_bias("conv2d", bias, g.k))
@@ -180,9 +182,12 @@ def conv_transpose2d(
     padding: Padding = 0,
     output_padding: int | Pair = 0,
 ) -> Tensor:
-    """Transposed convolution: (N, P, Q, K), (K, R, S, C) -> (N, H, W, C), H = (P - 1) stride - top - bottom + R + output_padding.
+    """Transposed convolution.
 
-    It is the input gradient of the convolution with this weight, stride and padding. bias: (C,). With padding "same" H = P stride.
+    (N, P, Q, K), (K, R, S, C) -> (N, H, W, C), H = (P - 1) stride - top - bottom + R + output_padding.
+
+    It is the input gradient of the convolution with this weight, stride and padding. bias: (C,). With padding "same" H
+    = P stride.
     """
     g = geometry.transposed("conv_transpose2d", x.shape, weight.shape, stride, padding, output_padding)
     return Conv2dInputGrad(g)(x, weight, *_bias("conv_transpose2d", bias, g.c))
@@ -191,7 +196,7 @@ def conv_transpose2d(
 def conv2d_weight_grad(
     x: Tensor, gy: Tensor, kernel_size: int | Pair, stride: int | Pair = 1, padding: Padding = 0
 ) -> Tensor:
-    """The gradient of conv2d's weight (K, R, S, C), from its input (N, H, W, C) and its output's gradient (N, P, Q, K)."""
+    """The gradient of conv2d's weight: input (N, H, W, C), output's gradient (N, P, Q, K) -> (K, R, S, C)."""
     r, s = geometry.pair("conv2d_weight_grad: kernel_size", kernel_size, 1)
     if x.ndim != 4 or gy.ndim != 4:
         raise ValueError(f"conv2d_weight_grad: expected (N, H, W, C) and (N, P, Q, K), got {x.shape} and {gy.shape}")

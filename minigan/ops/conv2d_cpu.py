@@ -1,27 +1,35 @@
 """The three convolution primitives on the CPU, as matrix products over gathered patches ("im2col").
 
-A convolution is the product of a matrix with one row for each output pixel, holding all input values that the pixel reads
-(Chellapilla et al., "High performance convolutional neural networks for document processing", 2006), and the filters. That
-matrix is R S times as large as the input, so it is never built whole: a block of rows is gathered, multiplied while it is
-in the cache, and overwritten by the next block. One `gather` serves all three primitives:
+A convolution is the product of a matrix with one row for each output pixel, holding all input values that the pixel
+reads (Chellapilla et al., "High performance convolutional neural networks for document processing", 2006), and the
+filters. That matrix is R S times as large as the input, so it is never built whole: a block of rows is gathered,
+multiplied while it is in the cache, and overwritten by the next block. One `gather` serves all three primitives:
 
 - forward: y[block] = gather(x)[block] @ w^T
 - weight gradient: gw += gy[block]^T @ gather(x)[block]
-- input gradient: with stride t, input pixels fall into t x t parity classes, by their remainders; those of one class are
-  reached by the same few filter taps only, each from an output pixel at a fixed offset. So a class is a stride-1 convolution of
-  gy with that part of the filters, and nothing is scattered or multiplied by inserted zeros.
+- input gradient: with stride t, input pixels fall into t x t parity classes, by their remainders; those of one class
+  are
+  reached by the same few filter taps only, each from an output pixel at a fixed offset. So a class is a stride-1
+  convolution of gy with that part of the filters, and nothing is scattered or multiplied by inserted zeros.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import numpy as np
 
 from minigan.backend import Array
-from minigan.cpu import jit, parallel
+from minigan.cpu import jit, one_blas_thread, parallel, scratch
 from minigan.ops.geometry import Geometry
 
-# Bytes of a block of gathered rows: small enough for the last-level cache, large enough to keep BLAS efficient.
-BLOCK_BYTES = 8 << 20
+# A block of gathered rows should stay in a core's second-level cache,
+BLOCK_BYTES = 1 << 20
+# but have so many rows that the product with it is worth BLAS's repacking of the filters.
+BLOCK_ROWS = 256
+# Every layer is cut into so many blocks at least, if it has the rows, for as many threads.
+BLOCKS = 16
+# The weight gradient is summed in so many partial sums at most, of so many bytes together.
+PARTIAL_SUMS = 8
+PARTIAL_BYTES = 64 << 20
 
 # With fewer input channels than this, the input gradient's products would be too narrow for BLAS.
 NARROW = 8
@@ -29,52 +37,69 @@ NARROW = 8
 
 @jit
 def _gather_loop(start, stop, first, x, p, q, step_h, step_w, top, left, r, s, out):  # type: ignore[no-untyped-def]
-    """Row i: the r x s pixels from (oh step_h + top, ow step_w + left) on, where first + i is output pixel (n, oh, ow)."""
+    """Row i: the r x s pixels from (oh step_h + top, ow step_w + left) on, where first + i is output pixel (n, oh, ow).
+
+    In NHWC the s pixels of a filter row lie side by side, so each is one copy of a run, with zeros where it leaves the
+    image. Positions are unsigned: for signed ones Numba provides for negative indices, and the copies are no longer
+    vectorised.
+    """
     _, height, width, channels = x.shape
+    source, target = x.reshape(-1), out.reshape(-1)
+    run = np.uintp(s * channels)
     for i in range(start, stop):
         m = first + i
         n, oh, ow = m // (p * q), m // q % p, m % q
-        x0 = ow * step_w + left
-        inside = x0 >= 0 and x0 + s <= width
+        column = ow * step_w + left
+        before = min(max(-column, 0), s)  # pixels of the run left of the image
+        until = max(min(width - column, s), before)  # the first pixel right of it
+        zeros, end = np.uintp(before * channels), np.uintp(until * channels)
         for a in range(r):
-            y = oh * step_h + top + a
-            at = a * s * channels
-            if y < 0 or y >= height:
-                for j in range(at, at + s * channels):
-                    out[i, j] = 0
-            elif inside:
-                # In NHWC the s pixels of one filter row lie side by side.
-                row = x[n, y].reshape(-1)
-                begin = x0 * channels
-                for j in range(s * channels):
-                    out[i, at + j] = row[begin + j]
+            row = oh * step_h + top + a
+            at = np.uintp((i * r + a) * s * channels)
+            if row < 0 or row >= height:
+                for j in range(run):
+                    target[at + j] = 0
             else:
-                for b in range(s):
-                    if x0 + b < 0 or x0 + b >= width:
-                        for c in range(channels):
-                            out[i, at + b * channels + c] = 0
-                    else:
-                        for c in range(channels):
-                            out[i, at + b * channels + c] = x[n, y, x0 + b, c]
+                begin = np.uintp(((n * height + row) * width + column + before) * channels)
+                for j in range(zeros):
+                    target[at + j] = 0
+                for j in range(end - zeros):
+                    target[at + zeros + j] = source[begin + j]
+                for j in range(end, run):
+                    target[at + j] = 0
 
 
 class Patches:
-    """The matrix of patches of x: one row for each of n x p x q pixels, r x s x channels wide; given out in blocks."""
+    """The matrix of patches of x: one row for each of n x p x q pixels, r x s x channels wide; made in blocks."""
 
-    def __init__(self, x: Array, p: int, q: int, step: tuple[int, int], offset: tuple[int, int], r: int, s: int) -> None:
+    def __init__(
+        self, x: Array, p: int, q: int, step: tuple[int, int], offset: tuple[int, int], r: int, s: int
+    ) -> None:
         self.x = np.ascontiguousarray(x)
         self.rows = len(x) * p * q
         self.width = r * s * x.shape[3]
         self.arguments = (p, q, *step, *offset, r, s)
+        # How the rows are cut depends on the shape alone, so results do not depend on the number of threads.
+        fits = max(BLOCK_ROWS, BLOCK_BYTES // max(1, self.width * self.x.itemsize))
+        self.block = max(1, min(fits, max(BLOCK_ROWS // 4, -(-self.rows // BLOCKS)), self.rows))
+        self.blocks = -(-self.rows // self.block)
 
-    def blocks(self) -> Iterator[tuple[slice, Array]]:
-        """Pairs (rows, their patches); each pair's patches are overwritten by the next."""
-        size = max(1, min(self.rows, BLOCK_BYTES // max(1, self.width * self.x.itemsize)))
-        buffer = np.empty((size, self.width), self.x.dtype)
-        for first in range(0, self.rows, size):
-            block = buffer[: min(size, self.rows - first)]
-            parallel(_gather_loop, len(block), first, self.x, *self.arguments, block, grain=32)
-            yield slice(first, first + len(block)), block
+    def rows_of(self, block: int) -> slice:
+        return slice(block * self.block, min((block + 1) * self.block, self.rows))
+
+    def each(self, start: int, stop: int, step: int, use: Callable[[slice, Array], object]) -> None:
+        """Calls use(rows, their patches) for the blocks start, start + step, ... below stop."""
+        memory = scratch((self.block, self.width), self.x.dtype)
+        for block in range(start, stop, step):
+            rows = self.rows_of(block)
+            patches = memory[: rows.stop - rows.start]
+            _gather_loop(0, len(patches), rows.start, self.x, *self.arguments, patches)
+            use(rows, patches)
+
+    def for_all(self, use: Callable[[slice, Array], object]) -> None:
+        """Calls use(rows, their patches) for all blocks, on all threads."""
+        with one_blas_thread():
+            parallel(lambda start, stop: self.each(start, stop, 1, use), self.blocks)
 
 
 def _input_patches(x: Array, g: Geometry) -> Patches:
@@ -85,18 +110,33 @@ def forward(x: Array, w: Array, g: Geometry) -> Array:
     """(N, H, W, C), (K, R, S, C) -> (N, P, Q, K)."""
     y = np.empty(g.y_shape, x.dtype)
     rows, filters = y.reshape(-1, g.k), w.reshape(g.k, -1).T
-    for at, patches in _input_patches(x, g).blocks():
-        np.matmul(patches, filters, out=rows[at])
+    _input_patches(x, g).for_all(lambda at, patches: np.matmul(patches, filters, out=rows[at]))
     return y
 
 
 def weight_grad(x: Array, gy: Array, g: Geometry) -> Array:
     """(N, H, W, C), (N, P, Q, K) -> (K, R, S, C)."""
-    gw = np.zeros(g.w_shape, x.dtype)
-    total, rows = gw.reshape(g.k, -1), gy.reshape(-1, g.k)
-    for at, patches in _input_patches(x, g).blocks():
-        total += rows[at].T @ patches
-    return gw
+    patches, rows = _input_patches(x, g), gy.reshape(-1, g.k)
+    shape = g.k, patches.width
+    size = max(1, shape[0] * shape[1] * x.itemsize)
+    count = max(1, min(PARTIAL_SUMS, patches.blocks, PARTIAL_BYTES // size))
+    sums = np.zeros((count, *shape), x.dtype)
+
+    def work(start: int, stop: int) -> None:
+        for i in range(start, stop):
+
+            def use(at: slice, block: Array, sum_: Array = sums[i]) -> None:
+                np.add(sum_, rows[at].T @ block, out=sum_)
+
+            # Every count-th block belongs to partial sum i, whichever thread it is that adds them up.
+            patches.each(i, patches.blocks, count, use)
+
+    with one_blas_thread():
+        parallel(work, count)
+    total = sums[0]
+    for i in range(1, count):
+        total += sums[i]
+    return np.ascontiguousarray(total).reshape(g.w_shape)
 
 
 def input_grad(gy: Array, w: Array, g: Geometry) -> Array:
@@ -114,52 +154,77 @@ def _taps(remainder: int, pad: int, taps: int, stride: int) -> tuple[range, int]
     return reaching, (remainder + pad - reaching[0]) // stride if reaching else 0
 
 
+@jit
+def _place_loop(start, stop, rows, p, q, row, column, stride_h, stride_w, gx):  # type: ignore[no-untyped-def]
+    """Puts row m, pixel (n, i, j) of a parity class, to gx[n, i stride_h + row, j stride_w + column]."""
+    _, height, width, channels = gx.shape
+    source, target = rows.reshape(-1), gx.reshape(-1)
+    for m in range(start, stop):
+        n, i, j = m // (p * q), m // q % p, m % q
+        at = np.uintp(((n * height + i * stride_h + row) * width + j * stride_w + column) * channels)
+        begin = np.uintp((m - start) * channels)
+        for c in range(np.uintp(channels)):
+            target[at + c] = source[begin + c]
+
+
 def _input_grad_by_parity(gy: Array, w: Array, g: Geometry) -> Array:
-    gx = np.zeros(g.x_shape, gy.dtype)
+    gx = np.empty(g.x_shape, gy.dtype)
     for a in range(min(g.stride_h, g.h)):
         tap_rows, offset_h = _taps(a, g.top, g.r, g.stride_h)
         for b in range(min(g.stride_w, g.w)):
             tap_columns, offset_w = _taps(b, g.left, g.s, g.stride_w)
+            _, p, q, _ = gx[:, a :: g.stride_h, b :: g.stride_w].shape
             if not tap_rows or not tap_columns:
-                continue  # no output pixel reads these: their gradient stays zero
-            part = gx[:, a :: g.stride_h, b :: g.stride_w]
-            # (K, R', S', C) -> (R' S' K, C): row order as in the patches of gy
+                gx[:, a :: g.stride_h, b :: g.stride_w] = 0  # no output pixel reads these
+                continue
+            # (K, R', S', C) -> (R' S' K, C): in the order of the patches of gy
             filters = w[:, tap_rows][:, :, tap_columns].transpose(1, 2, 0, 3).reshape(-1, g.c)
-            _, p, q, _ = part.shape
-            patches = Patches(gy, p, q, (1, 1), (offset_h, offset_w), len(tap_rows), len(tap_columns))
-            rows = np.empty((patches.rows, g.c), gy.dtype)
-            for at, block in patches.blocks():
-                np.matmul(block, filters, out=rows[at])
-            part[:] = rows.reshape(part.shape)
+
+            def use(
+                at: slice, patches: Array, class_: tuple[int, ...] = (p, q, a, b), filters: Array = filters
+            ) -> None:
+                rows = patches @ filters
+                _place_loop(at.start, at.stop, rows, *class_, g.stride_h, g.stride_w, gx)
+
+            Patches(gy, p, q, (1, 1), (offset_h, offset_w), len(tap_rows), len(tap_columns)).for_all(use)
     return gx
 
 
 @jit
-def _sum_taps_loop(start, stop, columns, p, q, stride_h, stride_w, top, left, r, s, gx):  # type: ignore[no-untyped-def]
-    """Rows start ... stop - 1 of one image's gx: each pixel adds up the taps that reach it."""
-    _, width, channels = gx.shape
-    for h in range(start, stop):
-        for w in range(width):
-            for c in range(channels):
-                total = gx.dtype.type(0)
-                for a in range((h + top) % stride_h, r, stride_h):
-                    i = (h + top - a) // stride_h
-                    if 0 <= i < p:
-                        for b in range((w + left) % stride_w, s, stride_w):
-                            j = (w + left - b) // stride_w
-                            if 0 <= j < q:
-                                total += columns[i * q + j, (a * s + b) * channels + c]
-                gx[h, w, c] = total
+def _sum_taps_loop(planes, p, q, stride_h, stride_w, top, left, r, s, gx):  # type: ignore[no-untyped-def]
+    """Adds up the taps that reach each pixel of one image: planes (r s channels, p q), gx (height, width, channels)."""
+    height, width, channels = gx.shape
+    row = np.empty(width, gx.dtype)
+    for h in range(height):
+        for c in range(channels):
+            row[:] = 0
+            for a in range((h + top) % stride_h, r, stride_h):
+                i = (h + top - a) // stride_h
+                if 0 <= i < p:
+                    for b in range(s):
+                        # Output j reads pixel j stride_w - left + b: the range of j for which that is inside.
+                        first = max(0, -((b - left) // stride_w))
+                        last = min(q - 1, (width - 1 + left - b) // stride_w)
+                        plane = planes[(a * s + b) * channels + c]
+                        begin, at = np.uintp(i * q + first), np.uintp(first * stride_w - left + b)
+                        for j in range(np.uintp(max(last + 1 - first, 0))):
+                            row[at + j * np.uintp(stride_w)] += plane[begin + j]
+            for w in range(width):
+                gx[h, w, c] = row[w]
 
 
 def _input_grad_narrow(gy: Array, w: Array, g: Geometry) -> Array:
     """For few input channels: the products of gy with all taps first, an image at a time, then their sums."""
     gx = np.empty(g.x_shape, gy.dtype)
-    filters = w.reshape(g.k, -1)
-    columns = np.empty((g.p * g.q, filters.shape[1]), gy.dtype)
-    for n in range(g.n):
-        np.matmul(gy[n].reshape(-1, g.k), filters, out=columns)
-        parallel(
-            _sum_taps_loop, g.h, columns, g.p, g.q, g.stride_h, g.stride_w, g.top, g.left, g.r, g.s, gx[n], grain=8
-        )
+    filters = w.reshape(g.k, -1).T
+    sizes = g.p, g.q, g.stride_h, g.stride_w, g.top, g.left, g.r, g.s
+
+    def work(start: int, stop: int) -> None:
+        planes = scratch((len(filters), g.p * g.q), gy.dtype)
+        for n in range(start, stop):
+            np.matmul(filters, gy[n].reshape(-1, g.k).T, out=planes)
+            _sum_taps_loop(planes, *sizes, gx[n])
+
+    with one_blas_thread():
+        parallel(work, g.n)
     return gx

@@ -103,6 +103,6 @@ def sqrt(x: Tensor) -> Tensor:
 
 
 @tensor_method("abs", "__abs__")
-def abs(x: Tensor) -> Tensor:  # noqa: A001 - NumPy's name
+def abs(x: Tensor) -> Tensor:
     """The absolute value; its gradient at 0 is 0."""
     return Abs()(x)

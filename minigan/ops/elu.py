@@ -66,7 +66,10 @@ class ELU(Op):
 
 @dataclass
 class ELUGrad(Op):
-    """gx = gy if y > 0 else gy (y + alpha).   For a cotangent u of gx: gy gets the same of u; y gets u gy where y <= 0."""
+    """gx = gy if y > 0 else gy (y + alpha).   For a cotangent u of gx: gy gets the same of u,
+
+    and y gets u gy where y <= 0.
+    """
 
     alpha: float
 

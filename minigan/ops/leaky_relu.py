@@ -31,7 +31,10 @@ scale_negative = dispatch(cpu=_scale_negative_cpu)
 
 @dataclass
 class LeakyReLU(Op):
-    """y = x if x > 0 else slope * x.   gx = gy if x > 0 else slope * gy.   Maas et al., "Rectifier nonlinearities", 2013."""
+    """y = x if x > 0 else slope * x.   gx = gy if x > 0 else slope * gy.
+
+    Maas et al., "Rectifier nonlinearities", 2013.
+    """
 
     slope: float = 0.2
 

@@ -49,7 +49,7 @@ def binary_cross_entropy_with_logits(logits: Tensor, target: Operand) -> Tensor:
         t = as_tensor(array_module(logits.device).full(logits.shape, t.data, logits.dtype), logits)
     if t.shape != logits.shape:
         raise ValueError(
-            f"binary_cross_entropy_with_logits: expected a target of shape {logits.shape} or a number, got shape {t.shape}"
+            f"binary_cross_entropy_with_logits: expected a target of shape {logits.shape} or a number, got {t.shape}"
         )
     return mean(LogisticLoss()(logits, t))
 

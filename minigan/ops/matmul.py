@@ -42,7 +42,10 @@ def _transposed(x: Tensor) -> Tensor:
 
 @tensor_method("__matmul__")
 def matmul(a: Tensor, b: Operand) -> Tensor:
-    """a @ b, as `numpy.matmul`: (..., M, K), (..., K, N) -> (..., M, N); a vector counts as a row on the left, a column on the right."""
+    """a @ b, as `numpy.matmul`: (..., M, K), (..., K, N) -> (..., M, N).
+
+    A vector counts as a row on the left, a column on the right.
+    """
     b = as_tensor(b, a)
     if not a.ndim or not b.ndim or a.shape[-1] != b.shape[-2 if b.ndim > 1 else 0]:
         raise ValueError(f"matmul: expected (..., M, K) and (..., K, N), got {a.shape} and {b.shape}")

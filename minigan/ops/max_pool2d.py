@@ -108,7 +108,10 @@ class MaxPool2d(Op):
 
 @dataclass
 class PutMaxima(Op):
-    """(N, P, Q, C) -> (N, H, W, C): each value is added where `index` (N, P, Q, C), h * W + w, says.   gx = gy from there."""
+    """(N, P, Q, C) -> (N, H, W, C): each value is added where `index` (N, P, Q, C), h * W + w, says.
+
+    gx = gy from there.
+    """
 
     index: Array
     size: Pair
@@ -123,7 +126,7 @@ class PutMaxima(Op):
 
     @staticmethod
     def reference(x: np.ndarray, index: np.ndarray, size: Pair) -> np.ndarray:
-        n, p, q, c = x.shape
+        n, _, _, c = x.shape
         y = np.zeros((n, size[0] * size[1], c))
         for i in np.ndindex(x.shape):
             y[i[0], index[i], i[3]] += x[i]
@@ -131,12 +134,18 @@ class PutMaxima(Op):
 
     @staticmethod
     def samples(rng: np.random.Generator) -> Samples:
-        yield (rng.standard_normal((2, 3, 2, 5)),), {"index": rng.integers(0, 20, (2, 3, 2, 5), np.int32), "size": (4, 5)}
+        yield (
+            (rng.standard_normal((2, 3, 2, 5)),),
+            {"index": rng.integers(0, 20, (2, 3, 2, 5), np.int32), "size": (4, 5)},
+        )
 
 
 @dataclass
 class TakeMaxima(Op):
-    """(N, H, W, C) -> (N, P, Q, C): the values where `index` (N, P, Q, C), h * W + w, says.   gx = gy put back there."""
+    """(N, H, W, C) -> (N, P, Q, C): the values where `index` (N, P, Q, C), h * W + w, says.
+
+    gx = gy put back there.
+    """
 
     index: Array
     size: Pair
@@ -156,7 +165,10 @@ class TakeMaxima(Op):
 
     @staticmethod
     def samples(rng: np.random.Generator) -> Samples:
-        yield (rng.standard_normal((2, 4, 5, 3)),), {"index": rng.integers(0, 20, (2, 2, 3, 3), np.int32), "size": (4, 5)}
+        yield (
+            (rng.standard_normal((2, 4, 5, 3)),),
+            {"index": rng.integers(0, 20, (2, 2, 3, 3), np.int32), "size": (4, 5)},
+        )
 
 
 def max_pool2d(x: Tensor, kernel_size: int | Pair, stride: int | Pair | None = None, padding: int | Pair = 0) -> Tensor:

@@ -79,7 +79,14 @@ class GetItem(Op):
     @staticmethod
     def samples(rng: np.random.Generator) -> Samples:
         x = rng.standard_normal((5, 7, 3))
-        for index in (2, (slice(1, 4), slice(None, None, -2)), (..., 1), (None, 0), [0, 2, 2], (slice(None), [3, 3], 1)):
+        for index in (
+            2,
+            (slice(1, 4), slice(None, None, -2)),
+            (..., 1),
+            (None, 0),
+            [0, 2, 2],
+            (slice(None), [3, 3], 1),
+        ):
             yield (x,), {"index": index}
         yield (x,), {"index": x > 0}
 
@@ -121,7 +128,10 @@ class AddAt(Op):
 
 @dataclass
 class Pad(Op):
-    """y = x with `widths` = ((before, after), ...) more elements of `value` at each axis.   gx = the inner part of gy."""
+    """y = x with `widths` = ((before, after), ...) more elements of `value` at each axis.
+
+    gx = the inner part of gy.
+    """
 
     widths: PadWidth
     value: float = 0.0

@@ -1,15 +1,12 @@
 """Drawn toy pictures, so that every example trains without a download. Drawings, not photographs."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from PIL import Image
 
-from minigan.data.toys import cats
-
-KINDS: dict[str, Callable[[np.random.Generator, int, int], Image.Image]] = {
-    "cats": cats.draw_one,
-}
+from minigan.data.toys import anime, cartoons, cats, faces, photo
 
 SMALLEST_SIDE = 8  # a face in fewer pixels is a smudge
 
@@ -27,11 +24,31 @@ def draw(kind: str, count: int, size: tuple[int, int] | int, seed: int) -> np.nd
     if not _is_whole(seed) or seed < 0:
         raise ValueError(f"seed: expected a whole number from 0, got {seed!r}")
     height, width = _checked_size(size)
+    return KINDS[kind](count, height, width, seed)
+
+
+def _one_by_one(
+    draw_one: Callable[[np.random.Generator, int, int], Image.Image],
+    count: int,
+    height: int,
+    width: int,
+    seed: int,
+) -> np.ndarray:
+    """(count, height, width, 3): each picture drawn with random numbers of its own."""
     pictures = np.empty((count, height, width, 3), np.uint8)
     for index in range(count):
         rng = np.random.default_rng(np.random.SeedSequence([seed, index]))
-        pictures[index] = np.asarray(KINDS[kind](rng, height, width))
+        pictures[index] = np.asarray(draw_one(rng, height, width))
     return pictures
+
+
+KINDS: dict[str, Callable[[int, int, int, int], np.ndarray]] = {  # of count, height, width, seed
+    "anime": partial(_one_by_one, anime.draw_one),
+    "cartoons": partial(_one_by_one, cartoons.draw_one),
+    "cats": partial(_one_by_one, cats.draw_one),
+    "faces": partial(_one_by_one, faces.draw_one),
+    "photo": photo.draw_set,
+}
 
 
 def _checked_size(size: object) -> tuple[int, int]:

@@ -5,6 +5,7 @@ downwards, and the shorter side of the picture spans -1 ... 1. So one drawing se
 are arrays of points, (n, 2), x before y.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -98,9 +99,29 @@ def stroke(line: np.ndarray, width: float) -> np.ndarray:
     return np.concatenate([line + offset, (line - offset)[::-1]])
 
 
+def widened(points: np.ndarray, distance: float) -> np.ndarray:
+    """(n, 2) -> (n, 2): a closed shape whose rim has moved outwards; pointed corners become rounder."""
+    before, after = np.roll(points, 1, axis=0), np.roll(points, -1, axis=0)
+    along = after - before
+    twice_the_area = (points[:, 0] * along[:, 1]).sum()  # above 0 where the points run clockwise
+    outwards = np.stack([along[:, 1], -along[:, 0]], axis=1) / (np.hypot(along[:, 0], along[:, 1])[:, None] + 1e-9)
+    return points + outwards * (distance if twice_the_area > 0 else -distance)
+
+
 def mirrored(points: np.ndarray) -> np.ndarray:
     """The shape on the other side of the vertical axis."""
     return points * (-1.0, 1.0)
+
+
+def both(points: np.ndarray) -> list[np.ndarray]:
+    """The shape and its mirror image: a right ear and a left one."""
+    return [points, mirrored(points)]
+
+
+def symmetric(half: ArrayLike) -> np.ndarray:
+    """The outline whose right side, from top to bottom, is half. A point on the axis comes once."""
+    right = np.asarray(half, dtype=float)
+    return np.concatenate([right, mirrored(right[right[:, 0] != 0])[::-1]])
 
 
 # ---- pose ----
@@ -171,54 +192,75 @@ class Canvas:
 
     def fill(self, points: np.ndarray, colour: Colour) -> None:
         """Fill a closed shape, (n, 2)."""
-        self._draw.polygon(self._pixels(points, self.image.size, self.unit), fill=colour)
+        self._draw.polygon(self._pixels(points).ravel().tolist(), fill=colour)
 
     def line(self, points: np.ndarray, colour: Colour, width: float) -> None:
         """Draw an open line, (n, 2), of one width; never thinner than one pixel of the large picture."""
-        pixels = self._pixels(points, self.image.size, self.unit)
+        pixels = self._pixels(points).ravel().tolist()
         self._draw.line(pixels, fill=colour, width=max(1, round(width * self.unit)), joint="curve")
+
+    def outlined(self, shapes: list[np.ndarray], colour: Colour, ink: Colour, width: float) -> None:
+        """Fill closed shapes that touch as one, with a line of ink around them that is width wide."""
+        for points in shapes:
+            self.fill(widened(points, width), ink)
+        for points in shapes:
+            self.fill(points, colour)
 
     def soft_fill(self, shapes: list[np.ndarray], colour: Colour, blur: float, opacity: float = 1.0) -> None:
         """Fill shapes with edges that fade over about blur units."""
-        self._paint(self._soft_mask(shapes, blur, outside=0, inside=round(255 * opacity)), colour)
+        self._paint_softly(shapes, colour, blur, outside=0, inside=round(255 * opacity))
 
     def soft_rim(self, shapes: list[np.ndarray], colour: Colour, blur: float, opacity: float) -> None:
-        """Tint what lies at and beyond the rim of the shapes, which makes them look round."""
-        self._paint(self._soft_mask(shapes, blur, outside=round(255 * opacity), inside=0), colour)
+        """Tint what lies at and just beyond the rim of the shapes, which makes them look round."""
+        self._paint_softly(shapes, colour, blur, outside=round(255 * opacity), inside=0)
 
     def paste(self, layer: "Canvas", shapes: list[np.ndarray]) -> None:
         """Lay down the part of the layer that is inside the shapes."""
-        mask = Image.new("L", self.image.size)
-        self._fill_mask(mask, shapes, self.unit, 255)
-        self.image.paste(layer.image, mask=mask)
+        pixels = [self._pixels(points) for points in shapes]
+        box = left, top, right, bottom = self._box(pixels, margin=1)
+        if left >= right or top >= bottom:
+            return
+        mask = Image.new("L", (right - left, bottom - top))
+        draw = ImageDraw.Draw(mask)
+        for each in pixels:
+            draw.polygon((each - (left, top)).ravel().tolist(), fill=255)
+        self.image.paste(layer.image.crop(box), (left, top), mask)
 
     def finish(self) -> Image.Image:
         """The picture at the size asked for, RGB."""
         return self.image.reduce(self.factor)
 
-    def _soft_mask(self, shapes: list[np.ndarray], blur: float, outside: int, inside: int) -> Image.Image:
-        """A blurred mask at the size of the finished picture: a soft edge has no detail to lose."""
-        mask = Image.new("L", (self.width, self.height), outside)
-        unit = self.unit / self.factor
-        self._fill_mask(mask, shapes, unit, inside)
-        # A mask has hard steps; less than 0.7 pixels of blur would leave them to be seen.
-        return mask.filter(ImageFilter.GaussianBlur(max(0.7, blur * unit)))
+    def _paint_softly(self, shapes: list[np.ndarray], colour: Colour, blur: float, outside: int, inside: int) -> None:
+        """Lay colour down through a blurred mask: how much of it outside and inside of the shapes, 0 ... 255.
 
-    def _paint(self, mask: Image.Image, colour: Colour) -> None:
-        """Lay colour down through a mask of the finished size, enlarging only the part that is not empty."""
-        box = mask.getbbox()
-        if box is None:
+        The mask covers the shapes' box only, and is coarse, since a soft edge has no detail to lose: one of
+        its pixels is half as wide as the blur, but no smaller than a pixel of the finished picture.
+        """
+        sigma = blur * self.unit
+        step = max(self.factor, 0.5 * sigma)
+        pixels = [self._pixels(points) for points in shapes]
+        left, top, right, bottom = self._box(pixels, margin=3 * sigma + 2 * step)
+        width, height = right - left, bottom - top
+        if width <= 0 or height <= 0:
             return
-        left, top, right, bottom = (edge * self.factor for edge in box)
-        large = mask.resize((right - left, bottom - top), Image.Resampling.BILINEAR, box=box)
-        self.image.paste(colour, (left, top), mask=large)
 
-    def _fill_mask(self, mask: Image.Image, shapes: list[np.ndarray], unit: float, value: int) -> None:
+        mask = Image.new("L", (math.ceil(width / step), math.ceil(height / step)), outside)
         draw = ImageDraw.Draw(mask)
-        for points in shapes:
-            draw.polygon(self._pixels(points, mask.size, unit), fill=value)
+        for each in pixels:
+            draw.polygon(((each - (left, top)) / step).ravel().tolist(), fill=inside)
+        # A mask has hard steps; less than 0.7 pixels of blur would leave them to be seen.
+        mask = mask.filter(ImageFilter.GaussianBlur(max(0.7, sigma / step)))
+        box = (0, 0, width / step, height / step)
+        self.image.paste(colour, (left, top), mask.resize((width, height), Image.Resampling.BILINEAR, box))
 
-    def _pixels(self, points: np.ndarray, size: tuple[int, int], unit: float) -> list[float]:
-        """(n, 2) units -> x, y, x, y, ... in pixels."""
-        centre = (0.5 * size[0], 0.5 * size[1])  # Pillow truncates: a corner falls into the pixel it is in
-        return (self.pose(points) * unit + centre).ravel().tolist()
+    def _pixels(self, points: np.ndarray) -> np.ndarray:
+        """(n, 2) units -> (n, 2) pixels of the large picture."""
+        centre = (0.5 * self.image.width, 0.5 * self.image.height)
+        return self.pose(points) * self.unit + centre  # Pillow truncates: a corner falls into the pixel it is in
+
+    def _box(self, pixels: list[np.ndarray], margin: float) -> tuple[int, int, int, int]:
+        """left, top, right, bottom of all the shapes with a margin, as far as they are inside the picture."""
+        points = np.concatenate(pixels)
+        left, top = (max(0, math.floor(value - margin)) for value in points.min(axis=0).tolist())
+        right, bottom = (math.ceil(value + margin) for value in points.max(axis=0).tolist())
+        return left, top, min(right, self.image.width), min(bottom, self.image.height)

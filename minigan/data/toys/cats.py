@@ -16,6 +16,7 @@ from minigan.data.toys.canvas import (
     Colour,
     Pose,
     bezier,
+    both,
     brightness,
     closed_curve,
     ellipse,
@@ -53,9 +54,7 @@ class Coat:
 
 COATS: tuple[Coat, ...] = (
     # black, often a tuxedo
-    Coat(
-        (50, 47, 54), (30, 28, 33), (84, 79, 86), (128, 92, 96), ("green", "yellow", "copper"), "plain", 0.5
-    ),
+    Coat((50, 47, 54), (30, 28, 33), (84, 79, 86), (128, 92, 96), ("green", "yellow", "copper"), "plain", 0.5),
     # solid grey
     Coat(
         (130, 137, 152),
@@ -81,9 +80,7 @@ COATS: tuple[Coat, ...] = (
     # ginger tabby
     Coat((234, 150, 68), (186, 94, 30), (252, 222, 178), ROSE, ("yellow", "copper", "green"), "tabby", 0.35),
     # cream
-    Coat(
-        (240, 212, 170), (220, 176, 124), (254, 242, 224), ROSE, ("copper", "blue", "yellow"), "tabby", 0.15
-    ),
+    Coat((240, 212, 170), (220, 176, 124), (254, 242, 224), ROSE, ("copper", "blue", "yellow"), "tabby", 0.15),
     # white
     Coat((244, 242, 240), (214, 210, 212), WHITE, PINK, ("blue", "green", "yellow", "copper")),
     # chocolate brown
@@ -147,10 +144,6 @@ def _individual(rng: np.random.Generator, coat: Coat) -> Coat:
     )
 
 
-def _both(points: np.ndarray) -> list[np.ndarray]:
-    return [points, mirrored(points)]
-
-
 # ---- behind the head ----
 
 
@@ -166,9 +159,7 @@ def _draw_background(rng: np.random.Generator, canvas: Canvas, fur: Colour) -> N
         for _ in range(6):
             radius = rng.uniform(0.1, 0.3)
             x, y = rng.uniform(-1, 1, 2) * (reach_x, reach_y)
-            canvas.soft_fill(
-                [ellipse(x, y, radius, radius)], mix(colour, WHITE, 0.5), blur=0.03, opacity=0.35
-            )
+            canvas.soft_fill([ellipse(x, y, radius, radius)], mix(colour, WHITE, 0.5), blur=0.03, opacity=0.35)
     elif pattern == "stripes":
         step, slant = rng.uniform(0.3, 0.5), rng.uniform(-0.6, 0.6)
         edges = np.arange(-reach_x - abs(slant) * reach_y, reach_x + abs(slant) * reach_y, step)
@@ -228,9 +219,7 @@ def _head_outline(rng: np.random.Generator) -> np.ndarray:
     x, y = outline.T
     strength = fluff * np.exp(-(((y - 0.34) / 0.22) ** 2)) * np.abs(x) / 0.7
     tooth = np.resize([1.0, 0.55, 0.2, 0.0], len(outline) // 2)
-    tooth = np.concatenate(
-        [tooth[::-1], tooth]
-    )  # the points run clockwise: down on the right, up on the left
+    tooth = np.concatenate([tooth[::-1], tooth])  # the points run clockwise: down on the right, up on the left
     return outline + (strength * tooth)[:, None] * np.stack([np.sign(x), np.full_like(y, 0.5)], axis=1)
 
 
@@ -262,7 +251,7 @@ def _ears(rng: np.random.Generator) -> _Ears:
     )
     if not folded:
         middle = np.array([0.45, -0.3])
-        return _Ears(_both(outline), inner=_both(middle + (outline - middle) * (0.62, 0.7)), flaps=[])
+        return _Ears(both(outline), inner=both(middle + (outline - middle) * (0.62, 0.7)), flaps=[])
 
     crease_in, crease_out = inner_base * 0.5 + tip * 0.5, outer_base * 0.45 + tip * 0.55
     hanging_tip = (tip[0] - 0.06, -0.3)
@@ -273,7 +262,7 @@ def _ears(rng: np.random.Generator) -> _Ears:
             bezier(hanging_tip, (tip[0] - 0.2, -0.42), crease_in),
         ]
     )
-    return _Ears(_both(outline), inner=[], flaps=_both(flap))
+    return _Ears(both(outline), inner=[], flaps=both(flap))
 
 
 def _draw_ears(layer: Canvas, coat: Coat, ears: _Ears) -> None:
@@ -295,7 +284,7 @@ def _draw_ears(layer: Canvas, coat: Coat, ears: _Ears) -> None:
     # Hairs that grow over the inner ear from the side of the brow.
     hair = mix(colour, coat.light, 0.6)
     for x, y in ((0.33, -0.62), (0.4, -0.58), (0.46, -0.52)):
-        for side in _both(stroke(bezier((x - 0.14, -0.3), (x - 0.12, y + 0.12), (x, y)), 0.07)):
+        for side in both(stroke(bezier((x - 0.14, -0.3), (x - 0.12, y + 0.12), (x, y)), 0.07)):
             layer.fill(side, hair)
 
 
@@ -330,7 +319,7 @@ def _draw_stripes(rng: np.random.Generator, layer: Canvas, coat: Coat) -> None:
         bezier((0.44, 0.36), (0.58, 0.4), (0.74, 0.34)),
     ]
     for line in lines:
-        for side in _both(stroke(line, width)):
+        for side in both(stroke(line, width)):
             layer.fill(side, colour)
     layer.fill(stroke(bezier((0.0, -0.2), (0.0, -0.3), (0.0, -0.52)), width * 0.9), colour)
 
@@ -352,9 +341,7 @@ def _draw_blaze(rng: np.random.Generator, layer: Canvas) -> None:
     """White from the chin over the muzzle up between the eyes."""
     top, width = rng.uniform(-0.5, -0.1), rng.uniform(0.04, 0.1)
     low = rng.uniform(0.3, 0.46)
-    half = np.array(
-        [(width, (top + 0.1) / 2), (width + 0.06, 0.18), (low, 0.38), (low * 1.1, 0.66), (0.0, 0.85)]
-    )
+    half = np.array([(width, (top + 0.1) / 2), (width + 0.06, 0.18), (low, 0.38), (low * 1.1, 0.66), (0.0, 0.85)])
     shape = np.concatenate([[(0.0, top)], half, mirrored(half)[-2::-1]])
     layer.soft_fill([closed_curve(shape)], WHITE, blur=0.03)
 
@@ -378,7 +365,7 @@ def _draw_muzzle(rng: np.random.Generator, layer: Canvas, coat: Coat, has_white:
         layer.fill(ellipse(0, 0.49, 0.055, 0.075), (236, 112, 126))
     mouth = rng.uniform(0.42, 0.46)
     layer.line(np.array([(0.0, 0.33), (0.0, 0.43)]), ink, 0.025)
-    for side in _both(bezier((0.0, 0.43), (0.07, mouth + 0.1), (0.17, mouth))):
+    for side in both(bezier((0.0, 0.43), (0.07, mouth + 0.1), (0.17, mouth))):
         layer.line(side, ink, 0.028)
     nose = np.array(
         [
@@ -395,7 +382,7 @@ def _draw_muzzle(rng: np.random.Generator, layer: Canvas, coat: Coat, has_white:
     layer.fill(closed_curve(nose), coat.nose)
     layer.fill(ellipse(-0.03, 0.262, 0.028, 0.013), mix(coat.nose, WHITE, 0.5))
     for x, y in ((0.18, 0.39), (0.24, 0.42), (0.19, 0.45)):
-        for side in _both(ellipse(x, y, 0.012, 0.012, samples=8)):
+        for side in both(ellipse(x, y, 0.012, 0.012, samples=8)):
             layer.fill(side, mix(light, INK, 0.5))
 
 
@@ -437,5 +424,5 @@ def _draw_whiskers(rng: np.random.Generator, canvas: Canvas, coat: Coat) -> None
     droop = rng.uniform(-0.06, 0.06)
     for start, end in ((0.38, 0.26), (0.42, 0.42), (0.46, 0.58)):
         line = bezier((0.22, start), (0.5, start - 0.06), (0.9, end + droop))
-        for side in _both(line):
+        for side in both(line):
             canvas.line(side, colour, 0.012)

@@ -1,0 +1,9 @@
+"""What the examples share: settings and command line, the run's folder, checkpoints, pictures, the loop."""
+
+from minigan.training.command_line import Options, command_line
+from minigan.training.loop import train
+from minigan.training.restore import load_generator
+from minigan.training.settings import Epochs, Settings
+from minigan.training.system import System
+
+__all__ = ["Epochs", "Options", "Settings", "System", "command_line", "load_generator", "train"]

@@ -1,0 +1,116 @@
+"""The options that all examples take."""
+
+import argparse
+import dataclasses
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from minigan.backend import DeviceError, default_device, is_cuda, resolve_device
+from minigan.ops.geometry import Pair
+from minigan.training.settings import Settings
+
+S = TypeVar("S", bound=Settings)
+
+
+@dataclass
+class Options(Generic[S]):
+    """What the user asked for; None where nothing was said.
+
+    settings: the preset's, with what was said on the command line put in its place.
+    """
+
+    system: str
+    preset: str
+    settings: S
+    device: str
+    data: Path | None
+    out: Path | None
+    seed: int
+    resume: bool
+    quiet: bool
+
+
+def command_line(
+    system: str, description: str, presets: Mapping[str, S], arguments: Sequence[str] | None = None
+) -> Options[S]:
+    """The options of an example, from its command line; says which device and preset were chosen, and why.
+
+    A mistake ends the program with exit code 2 and one line that says what was expected.
+    """
+    parser = _parser(system, description, list(presets))
+    given = parser.parse_args(arguments)
+    try:
+        chosen = default_device() if given.device == "auto" else None
+        device = str(chosen) if chosen else resolve_device(given.device)
+    except DeviceError as error:
+        parser.error(f"--device: {error}")
+    preset = given.preset or ("paper" if is_cuda(device) else "small")
+    changes = {
+        name: value for name in ("steps", "batch_size", "image_size") if (value := getattr(given, name)) is not None
+    }
+    if not given.quiet:
+        print(f"device: {device}" + (f" ({chosen.reason})" if chosen else ""))
+        print(f"preset: {preset}" + ("" if given.preset else f" (the default on {device}; see --preset)"))
+    return Options(
+        system=system,
+        preset=preset,
+        settings=dataclasses.replace(presets[preset], **changes),
+        device=device,
+        data=given.data,
+        out=given.out,
+        seed=given.seed,
+        resume=given.resume,
+        quiet=given.quiet,
+    )
+
+
+def _parser(system: str, description: str, presets: list[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=description.split("\n\n")[0], formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add(
+        "--data",
+        type=Path,
+        metavar="PATH",
+        help="images: a folder, searched recursively, or a .zip, .tar or .tgz; without it, drawn toy images",
+    )
+    add("--out", type=Path, metavar="DIR", help=f"where to write; without it, runs/{system}-0001, -0002 ...")
+    add("--preset", choices=presets, help="paper: as published; small: minutes on a CPU. Default: by the device")
+    add("--steps", type=_count, metavar="N", help="how many training steps")
+    add("--batch-size", type=_count, metavar="N", help="images in a step")
+    add("--image-size", type=_size, metavar="N or HxW", help="size of the images in pixels, such as 64 or 64x48")
+    add("--device", default="auto", metavar="auto|cpu|cuda|cuda:N|emulated", help="where to compute (auto)")
+    add("--seed", type=_seed, default=0, metavar="N", help="for the weights, the noise and the order of the data (0)")
+    add("--resume", action="store_true", help="go on from the last checkpoint in --out, or in the latest run")
+    add("--quiet", action="store_true", help="print nothing but errors")
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0, got {text!r}")
+    return int(text)
+
+
+def _size(text: str) -> Pair:
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.isdecimal() and int(part) for part in parts):
+        raise argparse.ArgumentTypeError(f"expected a number such as 64, or HEIGHTxWIDTH such as 64x48, got {text!r}")
+    return int(parts[0]), int(parts[-1])
+
+
+def fail(message: str) -> None:
+    """Ends the program with one line and exit code 2."""
+    print(f"{os.path.basename(sys.argv[0])}: error: {message}", file=sys.stderr)
+    raise SystemExit(2)

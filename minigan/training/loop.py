@@ -1,0 +1,172 @@
+"""The loop around a system's training step: data in; losses, samples and checkpoints out."""
+
+import hashlib
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+import minigan as mg
+from minigan.data import Batches, DataError, load_images
+from minigan.data.cache import Listing, cached, key_of
+from minigan.metrics import sliced_wasserstein
+from minigan.training.command_line import Options, fail
+from minigan.training.errors import UserError
+from minigan.training.interrupt import deferred_interrupts
+from minigan.training.pictures import grid
+from minigan.training.run import Run
+from minigan.training.settings import in_steps
+from minigan.training.system import System
+
+TOY_COUNT = 4096
+SAMPLES = 64
+COLUMNS = 8
+# How many images each side of the sliced Wasserstein distance has.
+COMPARED = 512
+
+
+def train(make: Callable[[], System], options: Options[Any], toys: str, **batching: Any) -> None:
+    """Trains the system that `make` builds, as the options say, and exits.
+
+    toys: the kind of drawn images to use where the user names no data. batching: for `Batches`.
+    Exit code 0 at the end, 2 for a mistake of the user, 130 or 143 after a signal, when everything is saved.
+    """
+    try:
+        number = _train(make, options, toys, batching)
+    except (UserError, DataError, mg.DeviceError) as error:
+        fail(str(error))
+    if number:
+        raise SystemExit(128 + number)
+
+
+def _train(make: Callable[[], System], options: Options[Any], toys: str, batching: dict[str, Any]) -> int:
+    settings, say = options.settings, (lambda text: None) if options.quiet else print
+    mg.manual_seed(options.seed)
+    try:
+        system = make()
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    images = _images(options, toys, say)
+    black, white = system.generator.pixels
+    batches = Batches(images, settings.batch_size, options.seed, low=black, high=white, **batching)
+    steps = in_steps(settings.steps, batches.batches_per_epoch)
+
+    if options.resume:
+        run, tensors, state = Run.resume(options)
+        z = mg.tensor(tensors.pop("sample_z"), device=options.device)
+        try:
+            system.load_state_dict(tensors, state["system"])
+            batches.load_state_dict(state["batches"])
+        except (KeyError, ValueError) as error:
+            raise UserError(f"--resume: {run.folder}: the checkpoint does not fit: {error.args[0]}") from None
+        mg.random.set_state(state["random"])
+        first, distance_before = int(state["step"]), float(state["distance_before"])
+        say(f"{run.folder}: going on after step {first:,}")
+    else:
+        z = system.generator.noise(SAMPLES)
+        distance_before = _distance(system, images, options)
+        run = Run.create(options, {"device": options.device, "images": len(images)})
+        first = 0
+        run.save_sample(0, grid(system.generator.generate(z), COLUMNS))
+        say(f"{run.folder}: {steps:,} steps of {settings.batch_size} images")
+    if first >= steps:
+        say(f"{run.folder}: all {steps:,} steps are done; --steps N trains longer")
+        return 0
+
+    def save(step: int) -> Path:
+        tensors = {**system.state_dict(), "sample_z": z.numpy()}
+        state = {
+            "system": system.scalars(),
+            "batches": batches.state_dict(),
+            "random": mg.random.get_state(),
+            "distance_before": distance_before,
+        }
+        return run.save_checkpoint(step, tensors, state)
+
+    sample_every = in_steps(settings.sample_every, batches.batches_per_epoch)
+    checkpoint_every = in_steps(settings.checkpoint_every, batches.batches_per_epoch)
+    # A bar on a terminal; plain lines, one for each grid of samples, in a file or a pipe.
+    bar = tqdm(total=steps, initial=first, unit="step", disable=options.quiet or not sys.stderr.isatty())
+    started = time.perf_counter()
+    step = first
+    with deferred_interrupts() as interrupt, bar, run:
+        for step in range(first + 1, steps + 1):
+            began = time.perf_counter()
+            epoch = batches.epoch
+            losses = system.step(mg.tensor(next(batches), device=options.device))
+            speed = settings.batch_size / (time.perf_counter() - began)
+            run.log({"step": step, "epoch": epoch, **losses, "images_per_second": speed})
+            bar.set_postfix({**{k: f"{v:.3f}" for k, v in losses.items()}, "images/s": f"{speed:.0f}"}, refresh=False)
+            bar.update()
+            last = step == steps or interrupt.number
+            if last or step % sample_every == 0:
+                run.save_sample(step, grid(system.generator.generate(z), COLUMNS))
+                if bar.disable:
+                    shown = ", ".join(f"{name} {value:.3f}" for name, value in losses.items())
+                    say(f"step {step:,} of {steps:,}: {shown}, {speed:.0f} images/s")
+            if last or step % checkpoint_every == 0:
+                saved = save(step)
+            if interrupt.number:
+                break
+    run.save_film()
+    if interrupt.number:
+        say(f"stopped after step {step:,}; saved {saved}; go on with --resume --out {run.folder}")
+        return interrupt.number
+    minutes = (time.perf_counter() - started) / 60
+    after = _distance(system, images, options)
+    say(
+        f"{run.folder}: done in {minutes:.1f} minutes; look at samples/{step:06d}.png and progress.gif\n"
+        f"sliced Wasserstein distance to the images: {distance_before:.0f} before training, {after:.0f} now "
+        f"({after / distance_before:.2f} of it)"
+    )
+    return 0
+
+
+def _images(options: Options[Any], toys: str, say: Callable[[str], None]) -> np.ndarray:
+    """uint8 (N, H, W, 3): the user's, or drawn ones."""
+    if options.data is not None:
+        found = load_images(
+            options.data,
+            options.settings.image_size,
+            minimum=options.settings.batch_size,
+            progress=not options.quiet,
+        )
+        say(f"data: {found.summary()}")
+        return found.images
+    say(f"data: {TOY_COUNT:,} drawn toy {toys} (name your own images with --data PATH)")
+    return _toys(toys, options.settings.image_size, options.quiet)
+
+
+def _toys(kind: str, size: tuple[int, int], quiet: bool) -> np.ndarray:
+    """Drawn images, from the cache if they were drawn before by the same code."""
+    from minigan.data import toys  # here, since Pillow's drawing is not needed for other data
+
+    code = hashlib.sha256(b"".join(p.read_bytes() for p in sorted(Path(toys.__file__).parent.glob("*.py"))))
+
+    def fill(add: Callable[[np.ndarray], None]) -> Listing:
+        bar = tqdm(range(TOY_COUNT), "drawing", unit="image", disable=quiet or not sys.stderr.isatty(), leave=False)
+        for image in toys.draw(kind, TOY_COUNT, size, seed=0):
+            add(image)
+            bar.update()
+        bar.close()
+        return Listing([f"{kind}-{i}" for i in range(TOY_COUNT)], [])
+
+    return cached(key_of(["toys", kind, TOY_COUNT, *size, code.hexdigest()]), *size, fill)[0]
+
+
+def _distance(system: System, images: np.ndarray, options: Options[Any]) -> float:
+    """The mean, over the scales, of the sliced Wasserstein distance between the data and as many samples.
+
+    It has random numbers of its own, so that measuring does not change the run.
+    """
+    state = mg.random.get_state()
+    mg.manual_seed(options.seed + 1)
+    count = min(COMPARED, len(images))
+    fake = system.generator.generate(system.generator.noise(count))
+    mg.random.set_state(state)
+    chosen = np.linspace(0, len(images) - 1, count).astype(int)
+    return float(np.mean(sliced_wasserstein(np.asarray(images[chosen]), fake)))

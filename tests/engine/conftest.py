@@ -1,0 +1,16 @@
+"""Fixtures of the engine's tests: the devices that they run on."""
+
+import pytest
+
+from minigan import backend
+
+CUDA = pytest.mark.cuda, pytest.mark.skipif(backend.cuda_problem() is not None, reason=str(backend.cuda_problem()))
+
+# One line each for the others: "emulated", and pytest.param("cuda", marks=CUDA).
+DEVICES = ["cpu"]
+
+
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest) -> str:
+    """Each device that the ops are tested on, in turn."""
+    return request.param

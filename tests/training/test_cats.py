@@ -1,0 +1,250 @@
+"""The cats example from its command line: what it leaves behind, and how it answers mistakes."""
+
+import csv
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from minigan.training import Epochs, checkpoint, load_generator
+
+Train = Callable[..., None]
+
+
+def test_the_paper_preset_is_the_article(cats: ModuleType) -> None:
+    paper = cats.PRESETS["paper"]
+    assert (paper.image_size, paper.base_channels, paper.z_size, paper.batch_size) == ((128, 128), 64, 100, 64)
+    assert (paper.lr_discriminator, paper.lr_generator, paper.beta1, paper.smooth) == (5e-5, 2e-4, 0.5, 0.1)
+    assert isinstance(paper.steps, Epochs)
+    assert paper.steps == 215
+    assert paper.sample_every == 10
+    assert isinstance(paper.checkpoint_every, Epochs)
+    assert paper.checkpoint_every == 5
+
+
+def test_a_run_leaves_a_log_samples_checkpoint_film_and_configuration(
+    train_cats: Train, capsys: pytest.CaptureFixture
+) -> None:
+    train_cats("--seed", "3")
+    folder = Path("runs/cats-0001")
+    rows = list(csv.DictReader((folder / "log.csv").read_text().splitlines()))
+    assert [int(row["step"]) for row in rows] == list(range(1, 8))
+    assert [int(row["epoch"]) for row in rows] == [0] * 5 + [1] * 2  # 21 pictures: 5 batches of 4, the last dropped
+    assert all(np.isfinite(float(row[name])) for row in rows for name in ("loss_discriminator", "loss_generator"))
+    with Image.open(folder / "samples" / "000007.png") as grid:
+        assert grid.width >= 500
+        assert grid.convert("L").getextrema() != (0, 0)
+    with Image.open(folder / "progress.gif") as film:
+        assert film.n_frames == 2
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["seed"], config["preset"], config["images"]) == (3, "small", 21)
+    assert config["settings"]["base_channels"] == 2
+    assert [p.name for p in (folder / "checkpoints").iterdir()] == ["000007.safetensors"]
+    said = capsys.readouterr().out
+    assert "21 images from pictures" in said
+    assert "sliced Wasserstein distance" in said
+    train_cats("--quiet")
+    assert capsys.readouterr().out == ""
+    assert Path("runs/cats-0002/log.csv").exists()
+
+
+def test_the_same_seed_gives_the_same_run_and_another_another(train_cats: Train) -> None:
+    for out, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        train_cats("--out", out, "--seed", seed, "--quiet")
+    a, b, c = (checkpoint.load(Path(out) / "checkpoints" / "000007.safetensors")[0] for out in "abc")
+    assert all(np.array_equal(a[name], b[name]) for name in a)
+    assert not np.array_equal(a["generator/0.weight"], c["generator/0.weight"])
+
+
+def test_resuming_is_bit_exact_in_the_middle_of_an_epoch_too(train_cats: Train) -> None:
+    train_cats("--out", "whole", "--quiet", "--steps", "8")
+    train_cats("--out", "parts", "--quiet", "--steps", "2")
+    for steps in ("3", "6", "8"):
+        train_cats("--out", "parts", "--quiet", "--steps", steps, "--resume")
+    whole, parts = (checkpoint.load(Path(out) / "checkpoints" / "000008.safetensors") for out in ("whole", "parts"))
+    assert whole[1] == parts[1]
+    assert whole[0].keys() == parts[0].keys()
+    assert all(np.array_equal(whole[0][name], parts[0][name]) for name in whole[0])
+    logs = [
+        [row[:4] for row in csv.reader((Path(out) / "log.csv").read_text().splitlines())] for out in ("whole", "parts")
+    ]
+    assert logs[0] == logs[1]
+
+
+def test_a_resume_writes_the_lines_after_its_checkpoint_again(train_cats: Train) -> None:
+    train_cats("--out", "run", "--quiet", "--steps", "3")
+    log = Path("run/log.csv")
+    before = log.read_text()
+    log.write_text(before + "4,0,9,9,9\n5,0,9,")  # as a run that was killed after its checkpoint leaves it
+    train_cats("--out", "run", "--quiet", "--steps", "5", "--resume")
+    lines = log.read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["step", "1", "2", "3", "4", "5"]
+    assert "\n".join(lines).startswith(before.strip())
+    assert ",9,9" not in log.read_text()
+
+
+def test_resume_without_out_goes_on_with_the_latest_run(train_cats: Train, capsys: pytest.CaptureFixture) -> None:
+    train_cats("--steps", "1")
+    train_cats("--steps", "1")
+    train_cats("--steps", "2", "--resume")
+    assert "runs/cats-0002: going on after step 1" in capsys.readouterr().out
+    assert not Path("runs/cats-0003").exists()
+
+
+def test_only_the_last_checkpoints_are_kept(
+    train_cats: Train, cats: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import dataclasses
+
+    monkeypatch.setitem(cats.PRESETS, "small", dataclasses.replace(cats.PRESETS["small"], checkpoint_every=1))
+    train_cats("--out", "run", "--quiet")
+    assert sorted(p.stem for p in Path("run/checkpoints").iterdir()) == ["000005", "000006", "000007"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_finishes_the_step_saves_and_sets_the_exit_code(
+    train_cats: Train,
+    cats: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    step = cats.Cats.step
+    calls = []
+
+    def interrupted(self: object, real: object) -> dict[str, float]:
+        calls.append(1)
+        if len(calls) == 3:
+            os.kill(os.getpid(), number)
+        return step(self, real)
+
+    before = signal.getsignal(number)
+    monkeypatch.setattr(cats.Cats, "step", interrupted)
+    with pytest.raises(SystemExit) as end:
+        train_cats("--out", "run")
+    assert end.value.code == 128 + number
+    assert signal.getsignal(number) == before
+    assert Path("run/checkpoints/000003.safetensors").exists()
+    assert "stopped after step 3" in capsys.readouterr().out
+    train_cats("--out", "run", "--resume", "--quiet")
+    train_cats("--out", "whole", "--quiet")
+    run, whole = (checkpoint.load(Path(out) / "checkpoints" / "000007.safetensors")[0] for out in ("run", "whole"))
+    assert all(np.array_equal(run[name], whole[name]) for name in run)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--steps", "0"], r"--steps: expected a whole number from 1, got '0'"),
+        (["--steps", "many"], r"--steps: expected a whole number from 1, got 'many'"),
+        (["--batch-size", "-1"], r"--batch-size: expected a whole number from 1, got '-1'"),
+        (["--seed", "x"], r"--seed: expected a whole number from 0, got 'x'"),
+        (
+            ["--image-size", "12y"],
+            r"--image-size: expected a number such as 64, or HEIGHTxWIDTH such as 64x48, got '12y'",
+        ),
+        (["--image-size", "30"], r"cats: expected an image size of multiples of 16 \(such as 32\), got 30 x 30"),
+        (["--preset", "large"], r"--preset: invalid choice: 'large'"),
+        (["--device", "tpu"], r"--device: unknown device 'tpu': expected 'cpu', 'cuda', 'cuda:N' or 'emulated'"),
+        (["--data", "nowhere"], r"nowhere"),
+        (["--batch-size", "99"], r"21 .*99"),
+        (["--resume"], r"--resume: there is no run runs/cats-NNNN here"),
+        (["--resume", "--out", "nothing"], r"--resume: no run with a checkpoint in nothing"),
+        (["--out", "pictures"], r"--out: pictures is not empty"),
+        (["--out", "pictures/0.png"], r"--out: pictures/0.png is not empty|--out: .*cannot be written"),
+        (["--colour"], r"unrecognized arguments: --colour"),
+    ],
+)
+def test_a_mistake_gets_one_line_and_leaves_nothing_behind(
+    train_cats: Train, capsys: pytest.CaptureFixture, arguments: list[str], message: str
+) -> None:
+    import re
+
+    before = sorted(p for p in Path().rglob("*") if "cache" not in p.parts)
+    with pytest.raises(SystemExit) as end:
+        train_cats(*arguments)
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert re.search(message, error)
+    assert len(error.strip().splitlines()[-1]) < 300
+    assert error.strip().splitlines()[-1].startswith("dcgan_cats.py: error: ")
+    assert "Traceback" not in error
+    assert sorted(p for p in Path().rglob("*") if "cache" not in p.parts) == before
+
+
+def test_resume_refuses_another_configuration_and_names_it(train_cats: Train, capsys: pytest.CaptureFixture) -> None:
+    train_cats("--out", "run", "--quiet", "--steps", "2")
+    for arguments, words in (
+        (["--batch-size", "5"], "batch_size was 4, now is 5"),
+        (["--seed", "1"], "seed was 0, now is 1"),
+        (["--image-size", "32"], "image_size was [16, 16], now is [32, 32]"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            train_cats("--out", "run", "--resume", *arguments)
+        assert end.value.code == 2
+        assert words in capsys.readouterr().err
+
+
+def test_resume_says_so_when_there_is_nothing_left_to_do(train_cats: Train, capsys: pytest.CaptureFixture) -> None:
+    train_cats("--out", "run", "--quiet")
+    train_cats("--out", "run", "--resume")
+    assert "all 7 steps are done" in capsys.readouterr().out
+
+
+def test_resume_refuses_a_damaged_checkpoint(train_cats: Train, capsys: pytest.CaptureFixture) -> None:
+    train_cats("--out", "run", "--quiet")
+    path = Path("run/checkpoints/000007.safetensors")
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(SystemExit) as end:
+        train_cats("--out", "run", "--resume", "--steps", "9")
+    assert end.value.code == 2
+    assert "damaged" in capsys.readouterr().err
+
+
+def test_generating_from_a_finished_run(train_cats: Train, capsys: pytest.CaptureFixture) -> None:
+    from minigan.__main__ import main
+
+    train_cats("--out", "run", "--quiet")
+    path = Path("run/checkpoints/000007.safetensors")
+    tensors, state = checkpoint.load(path)
+    tensors["generator/15.weight"] *= 1000  # after seven steps its images are all of one grey
+    checkpoint.save(path, tensors, state)
+    generator = load_generator("run")
+    assert generator.generate(generator.noise(3)).shape == (3, 16, 16, 3)
+    main(["generate", "run", "--count", "5", "--grid", "3x2", "--out", "five.png"])
+    main(["generate", "run", "--count", "5", "--grid", "3x2", "--out", "same.png", "--seed", "0"])
+    main(["generate", "run", "--count", "5", "--grid", "3x2", "--out", "other.png", "--seed", "1"])
+    five, same, other = (np.asarray(Image.open(name)) for name in ("five.png", "same.png", "other.png"))
+    assert np.array_equal(five, same)
+    assert not np.array_equal(five, other)
+    main(["generate", "run", "--count", "3", "--out", "single"])
+    assert sorted(p.name for p in Path("single").iterdir()) == ["0000.png", "0001.png", "0002.png"]
+    for arguments, words in (
+        (["nowhere", "--out", "x.png"], "nowhere: expected a run's folder"),
+        (["run", "--out", "single"], "expected a new or empty folder"),
+        (["run", "--out", "five.png", "--grid", "8x8"], "expected the name of a new .png file"),
+        (["run", "--out", "x.png", "--grid", "2x2"], "with room for 64 images"),
+        (["run", "--out", "x", "--count", "0"], "expected --count from 1"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            main(["generate", *arguments])
+        assert end.value.code == 2
+        assert words in capsys.readouterr().err
+
+
+def test_doctor_names_devices_and_libraries(capsys: pytest.CaptureFixture) -> None:
+    from minigan.__main__ import main
+
+    main([])
+    said = capsys.readouterr().out
+    assert "default device: " in said
+    assert "cuda: " in said
+    assert "safetensors 0" in said
