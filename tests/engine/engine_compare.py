@@ -38,8 +38,8 @@ def assert_same(actual: Any, expected: Any) -> None:
 def rounding(dtype: Any) -> float:
     """What rounding alone may do to a sum of some hundred products of numbers about 1, relative to the largest result.
 
-    Errors of single operations, eps each, grow as the root of their number: 500 terms give about 22 eps. Some results are
-    the sum of fewer, larger terms that cancel; four times as much leaves room for these, and for none of the mistakes.
+    Errors of single operations, eps each, grow as the root of their number: 500 terms give about 22 eps. Some results
+    are the sum of fewer, larger terms that cancel; four times as much leaves room for these, and for no mistake.
     """
     return 100 * float(np.finfo(dtype).eps)
 

@@ -153,8 +153,26 @@ def test_wrong_strides(stride: Any) -> None:
 
 @pytest.mark.parametrize(
     "padding",
-    [-1, 1.5, "SAME", "full", "", None, True, (1,), (1, 2, 3), (-1, 0), ((1, 2),), ((1, 2), (3, -4)), ((1, 2), (3,))]
-    + [((1, 2), (1, 2), (1, 2)), ("same", "same"), b"same", {}, np.array([1, 1])],
+    [
+        -1,
+        1.5,
+        "SAME",
+        "full",
+        "",
+        None,
+        True,
+        (1,),
+        (1, 2, 3),
+        (-1, 0),
+        ((1, 2),),
+        ((1, 2), (3, -4)),
+        ((1, 2), (3,)),
+        ((1, 2), (1, 2), (1, 2)),
+        ("same", "same"),
+        b"same",
+        {},
+        np.array([1, 1]),
+    ],
 )
 def test_wrong_paddings(padding: Any) -> None:
     for call in (
@@ -281,7 +299,9 @@ class TestAgainstPyTorch:
         compare(F.conv2d_weight_grad(*ours, (r, s), stride, pads), nhwc(gw), ours, theirs, torch, rng, dtype)
 
 
-@pytest.mark.parametrize(("size", "kernel", "stride"), [(8, 5, 2), (8, 4, 2), (7, 5, 2), (9, 3, 3), (8, 5, 1), (6, 2, 1)])
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride"), [(8, 5, 2), (8, 4, 2), (7, 5, 2), (9, 3, 3), (8, 5, 1), (6, 2, 1)]
+)
 def test_same_padding_values(size: int, kernel: int, stride: int, torch: Any) -> None:
     """SAME against PyTorch with the padding of systems.md's formula written out."""
     rng = np.random.default_rng(4)

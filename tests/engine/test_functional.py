@@ -98,7 +98,7 @@ def test_batch_norm_defaults() -> None:
 @pytest.mark.parametrize("channels", [1, 3, 16])
 @pytest.mark.parametrize("std", [1.0, 0.1])
 def test_batch_norm_of_a_large_mean(channels: int, std: float) -> None:
-    """float32, mean 1000: the inputs are what they are, and nothing more may be lost than the rounding of mean and result.
+    """float32, mean 1000: no more may be lost than by rounding the mean and the result.
 
     The mean has to be right to its last digit, 6e-5 (eps / 2 of 1000): 6e-5 / std in the result.
     """
@@ -320,9 +320,7 @@ def test_loss_errors() -> None:
         ((2, 33, 19, 7), (2, 4), 2, (1, 2)),
     ],
 )
-def test_max_pool2d_is_pytorchs(
-    shape: Any, kernel: Any, stride: Any, padding: Any, dtype: str, torch: Any
-) -> None:
+def test_max_pool2d_is_pytorchs(shape: Any, kernel: Any, stride: Any, padding: Any, dtype: str, torch: Any) -> None:
     rng = np.random.default_rng(3)
     x = (rng.standard_normal(shape) - 3).astype(dtype)  # negative: the padding must not be a zero
     ours, theirs = mg.tensor(x, requires_grad=True), torch.tensor(x, requires_grad=True)
@@ -412,8 +410,18 @@ def test_linear_errors() -> None:
 
 @pytest.mark.parametrize(
     ("a", "b"),
-    [((7,), (7,)), ((7,), (7, 3)), ((3, 7), (7,)), ((3, 7), (7, 19)), ((2, 3, 7), (7,)), ((7,), (2, 7, 3))]
-    + [((2, 3, 7), (2, 7, 5)), ((2, 1, 3, 7), (5, 7, 1)), ((0, 7), (7, 3)), ((3, 0), (0, 2))],
+    [
+        ((7,), (7,)),
+        ((7,), (7, 3)),
+        ((3, 7), (7,)),
+        ((3, 7), (7, 19)),
+        ((2, 3, 7), (7,)),
+        ((7,), (2, 7, 3)),
+        ((2, 3, 7), (2, 7, 5)),
+        ((2, 1, 3, 7), (5, 7, 1)),
+        ((0, 7), (7, 3)),
+        ((3, 0), (0, 2)),
+    ],
 )
 def test_matmul_is_numpys(a: tuple[int, ...], b: tuple[int, ...]) -> None:
     rng = np.random.default_rng(5)
@@ -490,8 +498,24 @@ def test_reshape_and_transpose() -> None:
 
 @pytest.mark.parametrize(
     "index",
-    [0, -1, slice(1, 3), slice(None, None, -1), slice(5, 5), (0, 1, 2), (..., 0), (slice(None), None, 1), np.int64(2)]
-    + [[0, 2, 2], np.array([2, 0]), (slice(None), [1, 1]), ([0, 1], [2, 2]), True, Ellipsis, ()],
+    [
+        0,
+        -1,
+        slice(1, 3),
+        slice(None, None, -1),
+        slice(5, 5),
+        (0, 1, 2),
+        (..., 0),
+        (slice(None), None, 1),
+        np.int64(2),
+        [0, 2, 2],
+        np.array([2, 0]),
+        (slice(None), [1, 1]),
+        ([0, 1], [2, 2]),
+        True,
+        Ellipsis,
+        (),
+    ],
 )
 def test_indexing_is_numpys(index: Any) -> None:
     rng = np.random.default_rng(7)
@@ -633,11 +657,10 @@ def test_gradient_penalty_is_pytorchs(penalty: Any, dtype: str, torch: Any) -> N
     assert_close(loss, expected, tolerance)
     assert_close(x.grad, t.grad, tolerance)
     for name, parameter in ours.items():
-        if theirs[name].grad is None:  # does not change the gradient, or not as a function of it
-            assert parameter.grad is None or not np.abs(parameter.grad.numpy()).max() > tolerance
-        else:
-            assert parameter.grad is not None, name
-            assert_close(parameter.grad, theirs[name].grad, tolerance)
+        # A bias shifts the kinks only: its gradient is zero, which may be left out.
+        zero = np.zeros(parameter.shape)
+        found, wanted = parameter.grad, theirs[name].grad
+        assert_close(zero if found is None else found, zero if wanted is None else wanted, tolerance)
     moved = [k for k, p in ours.items() if p.grad is not None and np.abs(p.grad.numpy()).max() > 1e-4]
     assert {"w1", "gamma", "w2", "w3"} <= set(moved)
 

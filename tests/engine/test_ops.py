@@ -174,7 +174,7 @@ def test_gradients_leave_everything_as_it_was(op: Any, arrays: Any, settings: An
 
 @EACH_OP
 def test_memory_goes_with_the_output(name: str, device: str) -> None:
-    """No cycles: nothing is left for the garbage collector after a forward pass, a backward pass, or a second-order one."""
+    """No cycles: after a forward, a backward or a second-order pass nothing is left for the garbage collector."""
     arrays, settings = samples_of(name)[0]
 
     def forward() -> tuple[list[mg.Tensor], mg.Tensor]:

@@ -1,0 +1,41 @@
+"""python -m minigan.kernels: compiles all kernels without a GPU, or runs a program under AddressSanitizer."""
+
+import argparse
+import os
+import shutil
+import sys
+
+from . import check
+from .emulator import sanitizer_environment
+from .source import KernelError, sources
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m minigan.kernels", description=__doc__)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--check", action="store_true", help="compile every kernel in every variant with NVRTC")
+    what.add_argument(
+        "--sanitize",
+        nargs=argparse.REMAINDER,
+        metavar="PROGRAM",
+        help="run it with the emulator's kernels under AddressSanitizer, e.g. --sanitize python my_test.py",
+    )
+    parser.add_argument("--arch", default=",".join(check.ARCHITECTURES), help="default: %(default)s")
+    parser.add_argument("--kernel", help="this kernel only")
+    options = parser.parse_args()
+    try:
+        if options.check:
+            return check.main(sources(), options.arch.split(","), options.kernel)
+        if not options.sanitize:
+            parser.error("--sanitize: expected a program and its arguments")
+        program = shutil.which(options.sanitize[0])
+        if program is None:
+            parser.error(f"--sanitize: there is no program {options.sanitize[0]!r}")
+        os.execve(program, options.sanitize, os.environ | sanitizer_environment())
+    except KernelError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

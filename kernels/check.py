@@ -1,0 +1,140 @@
+"""Compiles every kernel in every variant for every architecture, without a GPU, and shows what each takes.
+
+An error fails, and so does a spill of registers to memory that the source's head comment does not explain.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from . import nvrtc
+from .source import Source, Variant, load, supports
+
+ARCHITECTURES = ("75", "80", "86", "89", "90a", "100", "120")
+STATIC_SHARED_BYTES = 48 * 1024
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one kernel takes, in one variant, on one architecture."""
+
+    source: str
+    kernel: str
+    variant: str
+    arch: str
+    registers: int
+    shared_bytes: int  # static ones
+    stack_bytes: int  # local arrays and spilled registers, in memory
+    spill_bytes: int
+    explanation: str  # of the spill
+
+    @property
+    def failed(self) -> bool:
+        return self.spill_bytes > 0 and not self.explanation
+
+
+@dataclass(frozen=True)
+class Failure:
+    source: str
+    variant: str
+    arch: str
+    message: str
+
+
+def parse_log(log: str) -> dict[str, tuple[int, int, int, int]]:
+    """Kernel -> (registers, static shared bytes, stack bytes, spilled bytes) from the log of `ptxas -v`."""
+    found = {}
+    for part in re.split(r"Compiling entry function '", log)[1:]:
+        name = part[: part.index("'")]
+        registers = re.search(r"Used (\d+) registers", part)
+        if registers is None:
+            raise nvrtc.NvrtcError(f"no register count for kernel {name} in the assembler's log:\n{part}")
+        shared = re.search(r"(\d+) bytes smem", part)
+        # Device functions that were not inlined report their own stack and spills.
+        stacks = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", part)
+        stack = sum(int(frame) for frame, _, _ in stacks)
+        spilled = sum(int(stores) + int(loads) for _, stores, loads in stacks)
+        found[name] = (int(registers[1]), int(shared[1]) if shared else 0, stack, spilled)
+    return found
+
+
+def check_one(source: Source, variant: Variant, arch: str) -> list[Row] | Failure:
+    """Compiles one source in one variant for one architecture."""
+    # -ftz=true: CuPy adds it to every compilation.
+    options = [*variant.nvrtc_options, "-ftz=true", f"-arch=sm_{arch}", "--ptxas-options=-v"]
+    try:
+        log = nvrtc.compile_log(source.text, source.label, options)
+        found = parse_log(log)
+    except nvrtc.NvrtcError as error:
+        message = str(error)
+        for shared in re.findall(r"(\d+) bytes smem", message):
+            if int(shared) > STATIC_SHARED_BYTES:  # the assembler fails without a word about it
+                message += f"\n{shared} bytes of static shared memory; above {STATIC_SHARED_BYTES} use DYN_SHARED"
+        return Failure(source.label, str(variant), arch, message)
+    rows = []
+    for name, (registers, shared, stack, spilled) in found.items():
+        reasons = [spill.reason for spill in source.spills if spill.kernel == name and spill.arch in (None, arch)]
+        rows.append(Row(source.label, name, str(variant), arch, registers, shared, stack, spilled, "; ".join(reasons)))
+    return rows
+
+
+def check(all_sources: Iterable[Source], archs: Sequence[str]) -> tuple[list[Row], list[Failure]]:
+    """Everything, in parallel: the compiler is thread-safe, and Python's lock is free while it works."""
+    jobs = [
+        (source, variant, arch)
+        for source in all_sources
+        for variant in source.variants
+        for arch in archs
+        if supports(arch, variant.requires)
+    ]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = list(pool.map(lambda job: check_one(*job), jobs))
+    rows = [row for result in results if not isinstance(result, Failure) for row in result]
+    return rows, [result for result in results if isinstance(result, Failure)]
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows in columns."""
+    titles = ("source", "kernel", "variant", "sm", "registers", "shared", "stack", "spilled", "")
+    lines: list[tuple[str, ...]] = [titles]
+    for row in rows:
+        note = "UNEXPLAINED SPILL" if row.failed else row.explanation if row.spill_bytes else ""
+        numbers = (row.registers, row.shared_bytes, row.stack_bytes, row.spill_bytes)
+        lines.append((row.source, row.kernel, row.variant, row.arch, *map(str, numbers), note))
+    widths = [max(len(line[column]) for line in lines) for column in range(len(titles))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if 3 <= column <= 7 else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def main(names: Sequence[str], archs: Sequence[str], kernel: str | None) -> int:
+    """Prints the table and what is wrong; the exit status."""
+    unknown = [arch for arch in archs if not re.fullmatch(r"\d+a?", arch)]
+    if unknown:
+        print(f"--arch: expected e.g. 80,90a, got {', '.join(unknown)}")
+        return 2
+    chosen = [source for source in map(load, names) if kernel is None or kernel in source.kernels]
+    if not chosen:
+        print(f"no source has a kernel {kernel!r}" if kernel else "there are no kernel sources")
+        return 2
+    try:
+        print(f"NVRTC {nvrtc.version()}")
+    except nvrtc.NvrtcError as error:
+        print(error)
+        return 2
+    rows, failures = check(chosen, archs)
+    rows = [row for row in rows if kernel in (None, row.kernel)]
+    print(table(rows))
+    for failure in failures:
+        print(f"\n{failure.source} ({failure.variant}) for sm_{failure.arch}: {failure.message}")
+    spills = sum(row.failed for row in rows)
+    print(f"\n{len(rows)} compiled, {len(failures)} errors, {spills} unexplained spills")
+    if spills:
+        print("Explain a spill in the source's head comment: // spills: kernel on sm_NN: the reason")
+    return 1 if failures or spills else 0

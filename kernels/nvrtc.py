@@ -1,0 +1,75 @@
+"""NVIDIA's runtime compiler, by its C interface: compiles CUDA C++ for any GPU, and needs none.
+
+cuda.pathfinder, which comes with CuPy, finds the library: that of the pip package nvidia-cuda-nvrtc (which CuPy's
+extra [ctk] installs), or of a CUDA toolkit.
+"""
+
+import ctypes
+import importlib
+import importlib.util
+from collections.abc import Sequence
+from functools import cache
+
+MISSING = "NVRTC, NVIDIA's CUDA compiler library, is not installed: pip install 'minigan[cuda12]' (or cuda13)"
+
+
+class NvrtcError(RuntimeError):
+    """NVRTC is missing, or does not compile a source."""
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    if importlib.util.find_spec("cuda") is None or importlib.util.find_spec("cuda.pathfinder") is None:
+        raise NvrtcError(MISSING)
+    pathfinder = importlib.import_module("cuda.pathfinder")
+    try:
+        path = pathfinder.load_nvidia_dynamic_lib("nvrtc").abs_path
+    except pathfinder.DynamicLibNotFoundError as error:
+        raise NvrtcError(MISSING) from error
+    library = ctypes.CDLL(path)
+    library.nvrtcGetErrorString.restype = ctypes.c_char_p
+    return library
+
+
+def is_available() -> bool:
+    try:
+        _library()
+    except NvrtcError:
+        return False
+    return True
+
+
+def version() -> str:
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    _library().nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
+    return f"{major.value}.{minor.value}"
+
+
+def _check(status: int, what: str) -> None:
+    if status != 0:
+        raise NvrtcError(f"NVRTC, {what}: {_library().nvrtcGetErrorString(status).decode()}")
+
+
+def _log(program: ctypes.c_void_p) -> str:
+    size = ctypes.c_size_t()
+    _check(_library().nvrtcGetProgramLogSize(program, ctypes.byref(size)), "reading the size of the log")
+    log = ctypes.create_string_buffer(size.value)
+    _check(_library().nvrtcGetProgramLog(program, log), "reading the log")
+    return log.value.decode(errors="replace")
+
+
+def compile_log(text: str, name: str, options: Sequence[str]) -> str:
+    """Compiles to machine code; returns what compiler and assembler said. Raises NvrtcError with the errors."""
+    library = _library()
+    program = ctypes.c_void_p()
+    status = library.nvrtcCreateProgram(ctypes.byref(program), text.encode(), name.encode(), 0, None, None)
+    _check(status, "creating a program")
+    try:
+        array = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
+        status = library.nvrtcCompileProgram(program, len(options), array)
+        log = _log(program)
+        if status != 0:
+            raise NvrtcError(f"{library.nvrtcGetErrorString(status).decode()}\n{log.strip()}")
+        return log
+    finally:
+        library.nvrtcDestroyProgram(ctypes.byref(program))

@@ -1,0 +1,417 @@
+"""The three convolution primitives on the GPU and on its emulator: the host side of kernels/conv2d, the ladder.
+
+Each function chooses a rung, a tile and a grid, provides the workspace, and launches. geometry.cuh says how each pass is a matrix
+product with rows, columns and a depth that is summed over.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from minigan.backend import Array, array_module, cuda_index, cupy, is_cuda
+from minigan.kernel_launch import launch
+from minigan.ops.geometry import Geometry
+
+# The kernels count with int. This much is left for the last tile, which may reach beyond the end.
+LARGEST = 2**31 - 1 - 4096
+# geometry.cuh's NOWHERE lies beyond every padded image.
+LARGEST_SIDE = 2**28
+
+# The weight gradient is cut into slices until so many blocks are there, which keep any GPU of today busy; the number is
+# a constant, so that results are the same on all of them.
+BLOCKS = 256
+# But a slice is at least so many tiles deep, and the workspace takes so many bytes at most.
+SLICE_TILES = 4
+WORKSPACE_BYTES = 256 << 20
+
+EMULATED_ARCHITECTURE = 80  # what the emulator says it is
+THREADS = 256  # of kernels with one thread an element
+C_TYPES = {"float32": "float", "float64": "double"}
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What a block makes, bm x bn outputs with bk steps of the depth at a time, and the macros that say so."""
+
+    bm: int
+    bn: int
+    bk: int
+    threads: int
+    macros: Mapping[str, int] = field(default_factory=dict)
+    # (1, 1), (4, 1), (4, 4): how many floats of operands A and B are loaded at once
+    vectors: tuple[tuple[int, int], ...] = ((1, 1),)
+
+
+@dataclass(frozen=True)
+class Rung:
+    source: str
+    tiles: tuple[Tile, ...]  # the first is for all problems; the others for large and for narrow ones
+    dtypes: tuple[str, ...] = ("float32",)
+    architecture: int = 75
+    precision: str = "float32"
+
+
+def _register_tile(bm: int, bn: int, bk: int, tm: int, tn: int, *vectors: tuple[int, int]) -> Tile:
+    macros = {"BM": bm, "BN": bn, "BK": bk, "TM": tm, "TN": tn}
+    return Tile(bm, bn, bk, (bm // tm) * (bn // tn), macros, vectors)
+
+
+def _ring_tile(bm: int, bn: int, stages: int, threads: int, *vectors: tuple[int, int]) -> Tile:
+    return Tile(bm, bn, 16, threads, {"BM": bm, "BN": bn, "BK": 16, "STAGES": stages}, vectors)
+
+
+_ALL_VECTORS = ((4, 4), (4, 1), (1, 1))
+_SMALL = Tile(16, 16, 16, 256)
+
+RUNGS: dict[int, Rung] = {
+    1: Rung("1_naive.cu", (), ("float32", "float64")),
+    2: Rung("2_im2col.cu", (_SMALL,), ("float32", "float64")),
+    3: Rung("3_implicit_gemm.cu", (_SMALL,), ("float32", "float64")),
+    4: Rung(
+        "4_register_tiles.cu",
+        (
+            _register_tile(64, 64, 16, 4, 4, *_ALL_VECTORS),
+            _register_tile(128, 128, 8, 8, 8, (4, 4)),
+            _register_tile(128, 16, 16, 4, 4, (4, 1), (1, 1)),
+        ),
+    ),
+    5: Rung(
+        "5_async_copies.cu",
+        (_ring_tile(64, 64, 3, 256, *_ALL_VECTORS), _ring_tile(128, 128, 3, 256, (4, 4))),
+        architecture=80,
+    ),
+    6: Rung(
+        "6_tensor_cores_tf32.cu",
+        (_ring_tile(64, 64, 3, 128, *_ALL_VECTORS), _ring_tile(128, 128, 4, 256, (4, 4))),
+        architecture=80,
+        precision="tf32",
+    ),
+}
+
+FOLDER = "conv2d"
+
+
+# ---- choices --------------------------------------------------------------------------------------------------------
+
+
+def architecture(device: str) -> int:
+    """80 for sm_80; the emulator is one."""
+    if not is_cuda(device):
+        return EMULATED_ARCHITECTURE
+    return int(cupy().cuda.Device(cuda_index(device)).compute_capability)
+
+
+def choose_rung(g: Geometry, dtype: str, arch: int, precision: str = "float32") -> int:
+    """The rung for a problem on a GPU of this architecture (80 for sm_80)."""
+    if dtype == "float64":
+        return 3  # for gradient checks and references: shared memory, and nothing that is for float32 alone
+    if precision == "tf32" and arch >= 80 and g.c > 1:
+        return 6  # only where the caller allows TF32; with a depth of few channels, rounding is all one would get
+    # cp.async came with sm_80. Tiles of three columns (an image's gradient) are rung 4's: it has a narrow one.
+    return 5 if arch >= 80 and min(g.c, g.k) > 16 else 4
+
+
+def choose_tile(rung: int, rows: int, columns: int, vectors: tuple[int, int], tile: int | None = None) -> tuple[Tile, Any]:
+    """The tile of a rung for a product of this size, and the widest loads that it has among those allowed.
+
+    tile: its number in RUNGS, to force one.
+    """
+    tiles = RUNGS[rung].tiles
+    usable = [t for t in tiles if _widest(t, vectors) is not None]
+    if tile is not None:
+        if tiles[tile] not in usable:
+            raise ValueError(f"rung {rung}, tile {tile}: loads of {vectors} floats are not enough for {tiles[tile]}")
+        chosen = tiles[tile]
+    else:
+        # A larger tile reads less, if it leaves work for all of the GPU; a narrow one computes fewer columns in vain.
+        narrow = [t for t in usable if t.bn < tiles[0].bn and columns <= t.bn]
+        large = [
+            t
+            for t in usable
+            if t.bn > tiles[0].bn and -(-rows // t.bm) * -(-columns // t.bn) >= BLOCKS and columns > tiles[0].bn
+        ]
+        chosen = (narrow or large or usable)[0]
+    return chosen, _widest(chosen, vectors)
+
+
+def _widest(tile: Tile, allowed: tuple[int, int]) -> tuple[int, int] | None:
+    """The widest pair of a tile's vectors that does not exceed the allowed one."""
+    return max((v for v in tile.vectors if v[0] <= allowed[0] and v[1] <= allowed[1]), default=None)
+
+
+def choose_slices(tiles: int, depth: int, bk: int, outputs: int, itemsize: int) -> tuple[int, int]:
+    """(slices, depth of each, whole tiles) of a weight gradient of so many tiles, by the problem's size alone."""
+    steps = max(1, -(-depth // bk))
+    affordable = max(1, min(WORKSPACE_BYTES // max(1, outputs * itemsize), LARGEST // max(1, outputs)))
+    wanted = max(1, min(-(-BLOCKS // tiles), steps // SLICE_TILES, affordable, 65535))
+    slice_steps = -(-steps // wanted)
+    return -(-steps // slice_steps), slice_steps * bk
+
+
+def vector(array: Array, channels: int) -> int:
+    """How many floats at once may be loaded from an array: 4 where no vector crosses a pixel and all are aligned."""
+    address = array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr
+    return 4 if channels % 4 == 0 and address % 16 == 0 else 1
+
+
+# ---- checks, memory -------------------------------------------------------------------------------------------------
+
+
+def check_sizes(g: Geometry) -> None:
+    """Refuses what the kernels cannot count."""
+    for name, shape in (("input", g.x_shape), ("weight", g.w_shape), ("output", g.y_shape)):
+        _check_count(f"{name} {shape}", *shape)
+    side = max((g.p - 1) * g.stride_h + g.r, (g.q - 1) * g.stride_w + g.s, g.h + g.top, g.w + g.left)
+    if side > LARGEST_SIDE:
+        raise ValueError(f"conv2d: expected a padded input of at most {LARGEST_SIDE} pixels a side, got {side}")
+
+
+def _check_count(what: str, *sizes: int) -> None:
+    count = 1
+    for size in sizes:
+        count *= size
+    if count > LARGEST:
+        raise ValueError(f"conv2d: {what} has {count} elements, but the kernels count up to {LARGEST}; split the batch")
+
+
+def _check_array(what: str, array: Array, shape: tuple[int, ...], dtype: Any) -> None:
+    if array.shape != shape or array.dtype != dtype:
+        raise ValueError(f"conv2d: {what}: expected {shape} {dtype}, got {array.shape} {array.dtype}")
+
+
+def _current(device: str) -> AbstractContextManager[Any]:
+    """On which GPU arrays are made."""
+    return cupy().cuda.Device(cuda_index(device)) if is_cuda(device) else nullcontext()
+
+
+def _empty(device: str, shape: int | tuple[int, ...], dtype: Any) -> Array:
+    return array_module(device).empty(shape, dtype)
+
+
+def _rung_for(g: Geometry, dtype: Any, device: str, precision: str, rung: int | None) -> int:
+    if precision not in ("float32", "tf32"):
+        raise ValueError(f"conv2d: expected precision 'float32' or 'tf32', got {precision!r}")
+    if str(dtype) not in C_TYPES:
+        raise ValueError(f"conv2d: expected float32 or float64, got {dtype}")
+    check_sizes(g)
+    arch = architecture(device)
+    if rung is None:
+        return choose_rung(g, str(dtype), arch, precision)
+    if rung not in RUNGS:
+        raise ValueError(f"conv2d: there is no rung {rung}; there are {', '.join(map(str, RUNGS))}")
+    if str(dtype) not in RUNGS[rung].dtypes or arch < RUNGS[rung].architecture:
+        raise ValueError(
+            f"conv2d: rung {rung} is for {' and '.join(RUNGS[rung].dtypes)} from sm_{RUNGS[rung].architecture} on, "
+            f"got {dtype} on sm_{arch}"
+        )
+    return rung
+
+
+# ---- launches -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Launcher:
+    """Launches the kernels of one rung."""
+
+    device: str
+    rung: int
+    dtype: Any
+
+    def __call__(self, kernel: str, grid: Any, block: Any, args: Any, tile: Tile | None = None, vectors: Any = (1, 1), shared: int = 0) -> None:
+        macros: dict[str, str | int] = {}
+        if tile is None or not tile.macros:
+            macros["REAL"] = C_TYPES[str(self.dtype)]
+        else:
+            macros.update(tile.macros, VECTOR_A=vectors[0], VECTOR_B=vectors[1])
+        source = f"{FOLDER}/{RUNGS[self.rung].source}"
+        launch(source, kernel, grid, block, args, device=self.device, macros=macros, shared_bytes=shared)
+
+    def each_element(self, kernel: str, count: int, args: Any, tile: Tile | None = None, vectors: Any = (1, 1)) -> None:
+        self(kernel, -(-count // THREADS), THREADS, args, tile, vectors)
+
+    def empty(self, shape: int | tuple[int, ...]) -> Array:
+        return _empty(self.device, shape, self.dtype)
+
+
+def _ring_bytes(tile: Tile, a_along_depth: bool, b_along_depth: bool) -> int:
+    """Dynamic shared memory of rungs 5 and 6: tile.cuh's Layout for both operands, STAGES times."""
+    if "STAGES" not in tile.macros:
+        return 0
+    floats = 0
+    for lines, along_depth in ((tile.bm, a_along_depth), (tile.bn, b_along_depth)):
+        floats += lines * (tile.bk + 4) if along_depth else tile.bk * (lines + 8)
+    return tile.macros["STAGES"] * floats * 4
+
+
+def _summed(
+    run: _Launcher, gw: Array, grid: tuple[int, int], depth: int, tile: Tile, vectors: Any, product: Callable[[Array, int, int], None]
+) -> None:
+    """product(partial sums, slices, depth of each), and their sum in the order of the slices in gw."""
+    slices, slice_depth = choose_slices(grid[0] * grid[1], depth, tile.bk, gw.size, gw.itemsize)
+    if slices == 1:
+        product(gw, 1, slice_depth)
+        return
+    partial = run.empty((slices, gw.size))
+    product(partial, slices, slice_depth)
+    run.each_element("sum_slices", gw.size, [partial, gw, slices, gw.size], tile, vectors)
+
+
+def _tiles(rows: int, columns: int, tile: Tile) -> tuple[int, int]:
+    return -(-rows // tile.bm), -(-columns // tile.bn)
+
+
+def forward(
+    device: str,
+    x: Array,
+    w: Array,
+    g: Geometry,
+    bias: Array | None = None,
+    *,
+    precision: str = "float32",
+    rung: int | None = None,
+    tile: int | None = None,
+) -> Array:
+    """(N, H, W, C), (K, R, S, C) and optionally (K,) -> (N, P, Q, K).
+
+    precision: "tf32" allows tensor cores with TF32 inputs. rung, tile: force one (RUNGS); else the problem decides.
+    """
+    rung = _rung_for(g, x.dtype, device, precision, rung)
+    _check_array("input", x, g.x_shape, x.dtype)
+    _check_array("weight", w, g.w_shape, x.dtype)
+    if bias is not None:
+        _check_array("bias", bias, (g.k,), x.dtype)
+    run = _Launcher(device, rung, x.dtype)
+    with _current(device):
+        x, w, bias = _contiguous(device, x, w, bias)
+        y = run.empty(g.y_shape)
+        rows, depth = g.n * g.p * g.q, g.r * g.s * g.c
+        if y.size == 0:
+            pass
+        elif rung == 1:
+            run.each_element("conv2d_forward", y.size, [x, w, bias, y, asdict(g)])
+        elif rung == 2:
+            _product(run, _im2col(run, x, g), w, bias, y, (rows, g.k, depth, depth), (depth, 1), (depth, 1), 1)
+        else:
+            chosen, vectors = choose_tile(rung, rows, g.k, (vector(x, g.c), vector(w, g.c)), tile)
+            grid, shared = _tiles(rows, g.k, chosen), _ring_bytes(chosen, True, True)
+            run("conv2d_forward", grid, chosen.threads, [x, w, bias, y, asdict(g)], chosen, vectors, shared)
+    return y
+
+
+def input_grad(
+    device: str,
+    gy: Array,
+    w: Array,
+    g: Geometry,
+    bias: Array | None = None,
+    *,
+    precision: str = "float32",
+    rung: int | None = None,
+    tile: int | None = None,
+) -> Array:
+    """(N, P, Q, K), (K, R, S, C) and optionally (C,) -> (N, H, W, C): transposed convolution. The rest as in forward."""
+    rung = _rung_for(g, gy.dtype, device, precision, rung)
+    _check_array("output gradient", gy, g.y_shape, gy.dtype)
+    _check_array("weight", w, g.w_shape, gy.dtype)
+    if bias is not None:
+        _check_array("bias", bias, (g.c,), gy.dtype)
+    run = _Launcher(device, rung, gy.dtype)
+    with _current(device):
+        gy, w, bias = _contiguous(device, gy, w, bias)
+        gx = run.empty(g.x_shape)
+        if gx.size == 0:
+            pass
+        elif rung == 1:
+            run.each_element("conv2d_input_grad", gx.size, [gy, w, bias, gx, asdict(g)])
+        elif rung == 2:
+            rows, taps = g.n * g.p * g.q, g.r * g.s * g.c
+            _check_count("im2col's matrix", rows, taps)
+            columns = run.empty((rows, taps))
+            _product(run, gy, w, None, columns, (rows, taps, g.k, g.k), (g.k, 1), (1, taps), 1)
+            run.each_element("col2im", gx.size, [columns, bias, gx, asdict(g)])
+        else:
+            rows = g.n * -(-g.h // g.stride_h) * -(-g.w // g.stride_w)  # of the largest class
+            chosen, vectors = choose_tile(rung, rows, g.c, (vector(gy, g.k), vector(w, g.c)), tile)
+            grid = (*_tiles(rows, g.c, chosen), g.stride_h * g.stride_w)
+            shared = _ring_bytes(chosen, True, False)
+            run("conv2d_input_grad", grid, chosen.threads, [gy, w, bias, gx, asdict(g)], chosen, vectors, shared)
+    return gx
+
+
+def weight_grad(
+    device: str,
+    x: Array,
+    gy: Array,
+    g: Geometry,
+    *,
+    precision: str = "float32",
+    rung: int | None = None,
+    tile: int | None = None,
+) -> Array:
+    """(N, H, W, C), (N, P, Q, K) -> (K, R, S, C). The rest as in forward. The same inputs give the same bits, always."""
+    rung = _rung_for(g, x.dtype, device, precision, rung)
+    _check_array("input", x, g.x_shape, x.dtype)
+    _check_array("output gradient", gy, g.y_shape, x.dtype)
+    run = _Launcher(device, rung, x.dtype)
+    with _current(device):
+        x, gy, _ = _contiguous(device, x, gy, None)
+        gw = run.empty(g.w_shape)
+        columns, depth = g.r * g.s * g.c, g.n * g.p * g.q
+        if gw.size == 0:
+            pass
+        elif rung == 1:
+            run.each_element("conv2d_weight_grad", gw.size, [x, gy, gw, asdict(g)])
+        elif rung == 2:
+            patches, small = _im2col(run, x, g), RUNGS[2].tiles[0]
+
+            def product(partial: Array, slices: int, slice_depth: int) -> None:
+                sizes = g.k, columns, depth, slice_depth
+                _product(run, gy, patches, None, partial, sizes, (1, g.k), (1, columns), slices)
+
+            _summed(run, gw, _tiles(g.k, columns, small), depth, small, (1, 1), product)
+        else:
+            chosen, vectors = choose_tile(rung, g.k, columns, (vector(gy, g.k), vector(x, g.c)), tile)
+            grid, shared = _tiles(g.k, columns, chosen), _ring_bytes(chosen, False, False)
+
+            def product(partial: Array, slices: int, slice_depth: int) -> None:
+                args = [x, gy, partial, asdict(g), slice_depth]
+                run("conv2d_weight_grad", (*grid, slices), chosen.threads, args, chosen, vectors, shared)
+
+            _summed(run, gw, grid, depth, chosen, vectors, product)
+    return gw
+
+
+def _contiguous(device: str, *arrays: Array | None) -> list[Array]:
+    xp = array_module(device)
+    return [None if array is None else xp.ascontiguousarray(array) for array in arrays]
+
+
+def _im2col(run: _Launcher, x: Array, g: Geometry) -> Array:
+    """(N, H, W, C) -> (N P Q, R S C)."""
+    rows, width = g.n * g.p * g.q, g.r * g.s * g.c
+    _check_count("im2col's matrix", rows, width)
+    columns = run.empty((rows, width))
+    if columns.size:
+        run.each_element("im2col", columns.size, [x, columns, asdict(g)])
+    return columns
+
+
+def _product(
+    run: _Launcher,
+    a: Array,
+    b: Array,
+    bias: Array | None,
+    y: Array,
+    sizes: tuple[int, int, int, int],
+    a_strides: tuple[int, int],
+    b_strides: tuple[int, int],
+    slices: int,
+) -> None:
+    """Rung 2's product; sizes: rows, columns, depth, slice depth; strides: of a line, of a step of the depth."""
+    small = RUNGS[2].tiles[0]
+    grid = (*_tiles(sizes[0], sizes[1], small), slices)
+    run("product", grid, (small.bn, small.bm), [a, b, bias, y, *sizes, *a_strides, *b_strides])
