@@ -8,6 +8,7 @@ CuPy; everything else works without it.
 import importlib.util
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -101,6 +102,16 @@ def array_module(device: str) -> ModuleType:
     return cupy() if is_cuda(device) else np
 
 
+def on_device(device: str) -> AbstractContextManager[Any]:
+    """`with on_device("cuda:1"):` makes that GPU the one on which CuPy allocates and computes."""
+    return cupy().cuda.Device(cuda_index(device)) if is_cuda(device) else nullcontext()
+
+
+def contiguous(device: str, *arrays: Array) -> tuple[Array, ...]:
+    """The arrays in C order, as kernels read them; those that are not are copied."""
+    return tuple(array_module(device).asarray(a, order="C") for a in arrays)
+
+
 def to_device(array: Array, device: str) -> Array:
     """Copies an array to `device`; an array that is already in the right memory is returned as it is."""
     if is_cuda(device):
@@ -126,6 +137,7 @@ def dispatch(*, cpu: Callable[..., Any], cuda: Callable[..., Any] | None = None)
             return cpu(*arguments)
         if cuda is None:
             raise DeviceError(f"{cpu.__name__.strip('_')}: there is no CUDA kernel for this yet; use device 'cpu'")
-        return cuda(device, *arguments)
+        with on_device(device):
+            return cuda(device, *arguments)
 
     return leaf

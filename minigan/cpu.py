@@ -15,7 +15,7 @@ import ctypes
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache, update_wrapper
@@ -95,6 +95,20 @@ def parallel(kernel: Callable[..., None], count: int, *arguments: Any, grain: in
     edges = [count * i // shares for i in range(shares + 1)]
     tasks = [_pool().submit(kernel, edges[i], edges[i + 1], *arguments) for i in range(1, shares)]
     kernel(edges[0], edges[1], *arguments)
+    for task in tasks:
+        task.result()
+
+
+def parallel_each(work: Callable[[Any], None], items: Sequence[Any]) -> None:
+    """Calls work(item) for all items, on all threads; each takes the next item when it is free for one."""
+    shared = iter(items)
+
+    def run() -> None:
+        for item in shared:
+            work(item)
+
+    tasks = [_pool().submit(run) for _ in range(min(thread_count(), len(items)) - 1)]
+    run()
     for task in tasks:
         task.result()
 

@@ -85,8 +85,8 @@ def gradcheck(
             # A direction of unit length moves each element of a large input little; scale it up to keep the digits.
             u *= min(float(np.sqrt(u.size)), 100.0)
             ahead, behind = ([a + s * step * u if j == i else a for j, a in enumerate(arrays)] for s in (1, -1))
-            numeric = np.sum(w * (value(ahead) - value(behind))) / (2 * step)
-            compare(f"input {i}, along a random direction", np.asarray(numeric), np.asarray(np.sum(g * u)))
+            slope = np.sum(w * (value(ahead) - value(behind))) / (2 * step)
+            compare(f"input {i}, along a random direction", np.asarray(slope), np.asarray(np.sum(g * u)))
     for i in checked:
         if (
             arrays[i].size > 0
@@ -110,9 +110,10 @@ def _jacobians(
     step: float,
 ) -> tuple[np.ndarray, np.ndarray]:
     """d y / d x, both ways, as (elements of x, elements of y)."""
-    numeric, backward = np.empty((2, arrays[i].size, int(np.prod(y_shape))))
+    numeric = np.empty((arrays[i].size, int(np.prod(y_shape))))
+    backward = np.empty_like(numeric)
     for e in range(arrays[i].size):
-        u = np.zeros(arrays[i].size)
+        u: np.ndarray = np.zeros(arrays[i].size)
         u[e] = step
         u = u.reshape(arrays[i].shape)
         ahead, behind = ([a + s * u if j == i else a for j, a in enumerate(arrays)] for s in (1, -1))

@@ -33,6 +33,9 @@ SCALARS: dict[str, np.dtype] = {
     "bf16": np.dtype(np.uint16),
 }
 
+# What the macro REAL stands for.
+C_REALS = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
+
 MAX_THREADS = 1024
 MAX_BLOCK = (1024, 1024, 64)
 MAX_GRID = (2**31 - 1, 65535, 65535)
@@ -91,6 +94,16 @@ def launch(
         _launch_emulated(loaded, variant, kernel, grid, block, values, shared_bytes, where)
     else:
         _launch_cuda(loaded, variant, kernel, grid, block, values, shared_bytes, index, where)
+
+
+def launch_elements(
+    source: str | Path, kernel: str, count: int, args: Sequence[Any], *, device: str, dtype: np.dtype
+) -> None:
+    """Runs a kernel with one thread for each of `count` elements; its REAL is `dtype`, its last argument the count."""
+    if count:
+        threads = min(256, -(-count // 32) * 32)
+        macros: Macros = {"REAL": C_REALS[dtype]}
+        launch(source, kernel, -(-count // threads), threads, [*args, count], device=device, macros=macros)
 
 
 # ---- checks ----------------------------------------------------------------------------------------------------------

@@ -1,28 +1,57 @@
 """Optimizers."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from minigan.backend import Array, array_module, dispatch, to_device, to_numpy
+from minigan.backend import Array, array_module, contiguous, dispatch, is_cuda, to_device, to_numpy
 from minigan.cpu import jit, parallel_flat
+from minigan.kernel_launch import C_REALS, launch
 from minigan.tensor import Tensor
+
+Quadruple = tuple[Array, ...]  # a parameter, its gradient, and its two moments
+BLOCK_ELEMENTS = 2048  # how many a block of adam.cu updates
 
 
 @jit
-def _adam_loop(start, stop, w, g, m, v, rate, beta1, beta2, epsilon):  # type: ignore[no-untyped-def]
+def _adam_loop(start, stop, w, g, m, v, rate, keep1, keep2, epsilon):  # type: ignore[no-untyped-def]
     for i in range(start, stop):
-        m[i] += (1 - beta1) * (g[i] - m[i])
-        v[i] += (1 - beta2) * (g[i] * g[i] - v[i])
+        m[i] += keep1 * (g[i] - m[i])
+        v[i] += keep2 * (g[i] * g[i] - v[i])
         w[i] -= rate * m[i] / (np.sqrt(v[i]) + epsilon)
 
 
-def _adam_cpu(w: Array, g: Array, m: Array, v: Array, *numbers: float) -> None:
-    parallel_flat(_adam_loop, w, np.ascontiguousarray(g), m, v, *(w.dtype.type(n) for n in numbers))
+def _adam_cpu(tensors: Sequence[Quadruple], *numbers: float) -> None:
+    for arrays in tensors:
+        flat = contiguous("cpu", *arrays)
+        parallel_flat(_adam_loop, *flat, *(flat[0].dtype.type(n) for n in numbers))
+        _write_back(arrays, flat)
 
 
-adam_update = dispatch(cpu=_adam_cpu)
+def _adam_cuda(device: str, tensors: Sequence[Quadruple], *numbers: float) -> None:
+    """All of one dtype, in one launch."""
+    flat = [contiguous(device, *arrays) for arrays in tensors]
+    sizes = np.array([w.size for w, *_ in flat])
+    ends = np.cumsum(-(-sizes // BLOCK_ELEMENTS))
+    addresses = [[a.data.ptr if is_cuda(device) else a.ctypes.data for a in arrays] for arrays in flat]
+    firsts = np.concatenate([[0], ends[:-1]])
+    table = np.column_stack([np.array(addresses, np.uint64), sizes.astype(np.uint64), firsts.astype(np.uint64)])
+    if ends[-1]:
+        args = [array_module(device).asarray(table), *map(float, numbers), len(flat)]
+        launch("adam.cu", "adam", ends[-1], 256, args, device=device, macros={"REAL": C_REALS[flat[0][0].dtype]})
+    for before, after in zip(tensors, flat, strict=True):
+        _write_back(before, after)
+
+
+def _write_back(arrays: Quadruple, flat: Quadruple) -> None:
+    """Weights that had to be copied to be in C order go back to where they belong; moments are in C order always."""
+    if flat[0] is not arrays[0]:
+        arrays[0][...] = flat[0]
+
+
+# adam_update(device, [(w, g, m, v), ...], rate, 1 - beta1, 1 - beta2, epsilon)
+adam_update = dispatch(cpu=_adam_cpu, cuda=_adam_cuda)
 
 
 class Adam:
@@ -42,26 +71,40 @@ class Adam:
         epsilon: float = 1e-8,
     ) -> None:
         self.parameters = list(parameters)
-        if not self.parameters or not all(isinstance(p, Tensor) for p in self.parameters):
-            raise ValueError("Adam: expected at least one parameter, all of them tensors")
+        if isinstance(parameters, Tensor) or not self.parameters:
+            raise ValueError("Adam: expected at least one parameter, in a list")
+        if not all(isinstance(p, Tensor) and p.op is None for p in self.parameters):
+            raise ValueError("Adam: expected parameters that are tensors, and made by no operation")
+        if len({id(p) for p in self.parameters}) < len(self.parameters):
+            raise ValueError("Adam: expected each parameter once")
         if not (lr >= 0 and 0 <= beta1 < 1 and 0 <= beta2 < 1 and epsilon > 0):
             raise ValueError(
                 f"Adam: expected lr >= 0, beta1 and beta2 in [0, 1), epsilon > 0, got {lr}, {beta1}, {beta2}, {epsilon}"
             )
         self.lr, self.beta1, self.beta2, self.epsilon = lr, beta1, beta2, epsilon
         self.steps = 0
-        self._m = [array_module(p.device).zeros_like(p.data) for p in self.parameters]
-        self._v = [array_module(p.device).zeros_like(p.data) for p in self.parameters]
+        self._m = [to_device(np.zeros(p.shape, p.dtype), p.device) for p in self.parameters]
+        self._v = [to_device(np.zeros(p.shape, p.dtype), p.device) for p in self.parameters]
 
     def step(self) -> None:
-        """Moves the parameters by their gradients."""
+        """Moves the parameters by their gradients. Raises ValueError, and moves none, if a gradient does not fit."""
+        groups: dict[tuple[str, np.dtype], list[Quadruple]] = {}
+        for i, p in enumerate(self.parameters):
+            if p.grad is not None:
+                if p.grad._kind() != p._kind():
+                    raise ValueError(f"Adam.step: gradient {i}: expected {p._kind()}, got {p.grad._kind()}")
+                for _, moments in self._moments():  # they follow a parameter that went to another device
+                    if type(moments[i]) is not type(p.data):
+                        moments[i] = to_device(moments[i], p.device)
+                groups.setdefault((p.device, p.dtype), []).append((p.data, p.grad.data, self._m[i], self._v[i]))
         self.steps += 1
         correction1, correction2 = 1 - self.beta1**self.steps, 1 - self.beta2**self.steps
         # m^ / (sqrt(v^) + epsilon), with the corrections taken out of the loop over the elements
         rate, epsilon = self.lr * correction2**0.5 / correction1, self.epsilon * correction2**0.5
-        for p, m, v in zip(self.parameters, self._m, self._v, strict=True):
+        for (device, _), tensors in groups.items():
+            adam_update(device, tensors, rate, 1 - self.beta1, 1 - self.beta2, epsilon)
+        for p in self.parameters:
             if p.grad is not None:
-                adam_update(p.device, p.data, p.grad.data, m, v, rate, self.beta1, self.beta2, epsilon)
                 p.mark_changed()
 
     def zero_grad(self) -> None:

@@ -523,11 +523,11 @@ def _backward(
             gy = gradients.get(id(op)) if is_goal else gradients.pop(id(op), None)
             if gy is not None:
                 op.needed = tuple(_wanted(t, goals, leads) for t in op.inputs)
-                for t, g, needed in zip(op.inputs, op.backward(gy), op.needed, strict=True):
-                    if needed and g is not None:
-                        if g.shape != t.shape:
-                            raise GraphError(f"{op._name()}.backward: expected shape {t.shape}, got {g.shape}")
-                        add(t, g)
+                for x, gx, needed in zip(op.inputs, op.backward(gy), op.needed, strict=True):
+                    if needed and gx is not None:
+                        if gx.shape != x.shape:
+                            raise GraphError(f"{op._name()}.backward: expected shape {x.shape}, got {gx.shape}")
+                        add(x, gx)
             if not retain_graph:
                 op.free()
         if goals is None:

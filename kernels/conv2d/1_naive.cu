@@ -1,13 +1,13 @@
 // 1_naive.cu: direct convolution, straight from the definition. The reference for every other rung.
 //
 // Idea: one thread an output element, which it sums by itself in three loops.
-// Thread -> output: thread i of the grid computes element i of y, gx or gw, in the order of memory, so that the threads of a
-//   warp write side by side.
+// Thread -> output: thread i of the grid computes element i of y, gx or gw, in the order of memory, so that the threads
+//   of a warp write side by side.
 // Shared memory: none.
 // Input gradient: no class in a launch of its own; each thread begins at the first tap of its own parity and goes on by
 //   the stride. Where the stride is 2, neighbouring pixels in a warp take different taps.
-// Weight gradient: no split-K. One thread sums over all N P Q pixels in order, so it is deterministic anyway; but a layer
-//   with few filters keeps only a few warps of the GPU busy.
+// Weight gradient: no split-K. One thread sums over all N P Q pixels in order, so it is deterministic anyway; but a
+//   layer with few filters keeps only a few warps of the GPU busy.
 // Next: every input value is read from global memory R S K times. Rung 2 turns the work into a matrix product, where a
 //   block shares what it reads.
 //

@@ -1,17 +1,18 @@
 // 2_im2col.cu: patches copied into a matrix ("im2col"), then a matrix product in shared memory.
 //
-// Idea: with one row for each output pixel, holding the R S C values that the pixel reads, a convolution is one matrix product
-//   (Chellapilla et al., "High performance convolutional neural networks for document processing", 2006). All three passes
-//   use one `product` with other strides:
+// Idea: with one row for each output pixel, holding the R S C values that the pixel reads, a convolution is one matrix
+//   product (Chellapilla et al., "High performance convolutional neural networks for document processing", 2006). All
+//   three passes use one `product` with other strides:
 //     forward           im2col(x) -> columns;  y = columns w^T
 //     weight gradient   im2col(x) -> columns;  gw = gy^T columns, cut into slices of pixels (split-K, slices.cuh)
 //     input gradient    columns = gy w;  col2im(columns) -> gx
-// Thread -> output: im2col and col2im: thread i makes element i. product: a block of 16 x 16 threads makes a tile of 16 x 16,
-//   thread (threadIdx.x, threadIdx.y) its column threadIdx.x and row threadIdx.y.
+// Thread -> output: im2col and col2im: thread i makes element i. product: a block of 16 x 16 threads makes a tile of
+//   16 x 16, thread (threadIdx.x, threadIdx.y) its column threadIdx.x and row threadIdx.y.
 // Shared memory: product 2 * 16 * 17 * sizeof(REAL) = 2176 bytes in float: each value read from global memory is used
 //   16 times.
-// Input gradient: no parity classes here. The product multiplies each pixel of gy with each tap once, so nothing is wasted on zeros;
-//   col2im then adds up, for each input pixel, the taps of its parity. It gathers, without atomicAdd, so is deterministic.
+// Input gradient: no parity classes here. The product multiplies each pixel of gy with each tap once, so nothing is
+//   wasted on zeros; col2im then adds up, for each input pixel, the taps of its parity. It gathers, without atomicAdd,
+//   so is deterministic.
 // Next: the matrix is R S times as large as x, and written and read once more. Rung 3 never makes it.
 //
 // variants: {"REAL": ["float", "double"]}
@@ -50,8 +51,8 @@ extern "C" __global__ void __launch_bounds__(256) col2im(const REAL* columns, co
   gx[index] = sum;
 }
 
-// y[row][column] = bias[column] + sum over d of a[row a_row + d a_step] b[column b_column + d b_step], for a slice of d:
-// block z sums from z slice_depth on, into its own y. Grid: tiles of rows, tiles of columns, slices.
+// y[row][column] = bias[column] + sum over d of a[row a_row + d a_step] b[column b_column + d b_step], for a slice of
+// d: block z sums from z slice_depth on, into its own y. Grid: tiles of rows, tiles of columns, slices.
 extern "C" __global__ void __launch_bounds__(TILE* TILE)
 product(const REAL* a, const REAL* b, const REAL* bias, REAL* y, int rows, int columns, int depth, int slice_depth,
         int a_row, int a_step, int b_column, int b_step) {

@@ -1,15 +1,15 @@
 // 3_implicit_gemm.cu: the matrix product of rung 2 without its matrix.
 //
-// Idea: while a block fills its tile in shared memory, it computes where each element of the patch matrix would have come
-//   from, and reads it there ("implicit GEMM"; Chetlur et al., "cuDNN: efficient primitives for deep learning", 2014).
-//   geometry.cuh holds that arithmetic, for all three passes.
+// Idea: while a block fills its tile in shared memory, it computes where each element of the patch matrix would have
+//   come from, and reads it there ("implicit GEMM"; Chetlur et al., "cuDNN: efficient primitives for deep learning",
+//   2014). geometry.cuh holds that arithmetic, for all three passes.
 // Thread -> output: 256 threads make a tile of 16 x 16; thread t its row t / 16 and column t % 16.
 // Shared memory: 2 * 16 * 17 * sizeof(REAL) = 2176 bytes in float.
-// Input gradient: block z does parity class z (geometry.cuh, ParityClass): with stride t there are t x t classes, and each
-//   is a convolution of stride 1 with its own part of the filters.
+// Input gradient: block z does parity class z (geometry.cuh, ParityClass): with stride t there are t x t classes, and
+//   each is a convolution of stride 1 with its own part of the filters.
 // Weight gradient: block z sums slice z of the pixels; slices.cuh adds the slices up.
-// Next: for each multiplication a thread reads two numbers from shared memory, which is too slow by a factor. In rung 4 a
-//   thread makes many outputs, and uses what it has read for all of them.
+// Next: for each multiplication a thread reads two numbers from shared memory, which is too slow by a factor. In rung 4
+//   a thread makes many outputs, and uses what it has read for all of them.
 //
 // variants: {"REAL": ["float", "double"]}
 #include "common.cuh"
@@ -17,7 +17,8 @@
 #include "tile.cuh"
 
 constexpr int BM = 16, BN = 16, BK = 16, THREADS = 256;
-static_assert(BM * BK == THREADS && BN * BK == THREADS && BM * BN == THREADS, "a thread loads one element of each tile");
+static_assert(BM * BK == THREADS && BN * BK == THREADS, "a thread loads one element of each tile");
+static_assert(BM * BN == THREADS, "and makes one output");
 
 template <class Pass>
 __device__ __forceinline__ void product(const Pass& pass, const REAL* a, const REAL* b, const REAL* bias, REAL* y) {

@@ -1,13 +1,14 @@
 // 4_register_tiles.cu: a tile of outputs a thread, in registers, and 16-byte loads.
 //
-// Idea: a thread makes TM x TN outputs. For each step of the depth it reads TM + TN numbers from shared memory and multiplies
-//   them TM TN times; rung 3 read two for each multiplication (Volkov and Demmel, "Benchmarking GPUs to tune dense linear
-//   algebra", 2008). Global memory is read in vectors of four floats where the channels are a multiple of 4 and
-//   the array is aligned (VECTOR_A, VECTOR_B = 4, else 1), and the next tile's are on their way while this one is multiplied.
+// Idea: a thread makes TM x TN outputs. For each step of the depth it reads TM + TN numbers from shared memory and
+//   multiplies them TM TN times; rung 3 read two for each multiplication (Volkov and Demmel, "Benchmarking GPUs to tune
+//   dense linear algebra", 2008). Global memory is read in vectors of four floats where the channels are a multiple of
+//   4 and the array is aligned (VECTOR_A, VECTOR_B = 4, else 1), and the next tile's are on their way while this one is
+//   multiplied.
 // Thread -> output: BN / TN threads side by side and BM / TM below each other; thread (tx, ty) makes the columns
-//   4 tx ... 4 tx + 3 of each group of 4 BN / TN columns, and likewise of the rows, so that a warp's 16-byte reads lie close
-//   together.
-// Shared memory: BK (BM + 4 + BN + 4) * 4 bytes: 8704 for 64 x 64 x 16 and for 128 x 128 x 8 8448; 9728 for 128 x 16 x 16.
+//   4 tx ... 4 tx + 3 of each group of 4 BN / TN columns, and likewise of the rows, so that a warp's 16-byte reads lie
+//   close together.
+// Shared memory: BK (BM + 4 + BN + 4) * 4 bytes: 8704 for 64 x 64 x 16, 8448 for 128 x 128 x 8, 9728 for 128 x 16 x 16.
 // Input gradient: parity class blockIdx.z. Weight gradient: slice blockIdx.z. As in rung 3.
 // 128 x 128 suits large layers; 128 x 16 those with few columns, such as the three colours of an image.
 // Next: each number goes through a register on its way to shared memory. Rung 5 copies it past the registers.
@@ -51,7 +52,7 @@ struct Stage {
   __device__ __forceinline__ void store(Tile<LINES>& tile) const {
 #pragma unroll
     for (int i = 0; i < loader.COUNT; i++) {
-      const Place at = place<LINES, BK, VECTOR>(Operand::along_depth, threadIdx.x + i * THREADS);
+      const Place at = loader.place_of(i);
 #pragma unroll
       for (int e = 0; e < VECTOR; e++) {
         if (Operand::along_depth) tile[at.step + e][at.line] = values[i * VECTOR + e];  // transposed

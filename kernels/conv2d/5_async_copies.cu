@@ -1,14 +1,16 @@
 // 5_async_copies.cu: copies to shared memory that nobody waits for.
 //
-// Idea: cp.async (sm_80) copies from global to shared memory past the registers, while the threads go on. Tiles stand in a
-//   ring of STAGES slots: one is multiplied while STAGES - 1 are on their way, and one barrier a tile is enough (ring.cuh).
-// Thread -> output: 16 x 16 threads make a tile of BM x BN, so BM / 16 x BN / 16 a thread. A copied tile stays as it lay in
-//   memory (tile.cuh, Layout), so it is read four steps of the depth at a time, in 16-byte vectors either along the depth,
-//   when a thread owns the lines t, t + 16, t + 32 ..., or along the lines, when it owns groups of four.
+// Idea: cp.async (sm_80) copies from global to shared memory past the registers, while the threads go on. Tiles stand
+//   in a ring of STAGES slots: one is multiplied while STAGES - 1 are on their way, and one barrier a tile is enough
+//   (ring.cuh).
+// Thread -> output: 16 x 16 threads make a tile of BM x BN, so BM / 16 x BN / 16 a thread. A copied tile stays as it
+//   lay in memory (tile.cuh, Layout), so it is read four steps of the depth at a time, in 16-byte vectors either along
+//   the depth, when a thread owns the lines t, t + 16, t + 32 ..., or along the lines, when it owns groups of four.
 // Shared memory (dynamic): STAGES slots of a tile of A and one of B, each L (BK + 4) or BK (L + 8) floats for L lines;
 //   with BK = 16 and 3 stages 30720 bytes at most for 64 x 64, and 61440 for 128 x 128.
 // Input gradient: parity class blockIdx.z. Weight gradient: slice blockIdx.z. As in rung 3.
-// Next: now the multiplications themselves are the limit, one for each thread at a time. Rung 6 gives them to tensor cores.
+// Next: now the multiplications themselves are the limit, one for each thread at a time. Rung 6 gives them to tensor
+//   cores.
 //
 // variants: [{"BM": 64, "BN": 64, "BK": 16, "STAGES": 3, "VECTOR_A": [4, 1], "VECTOR_B": 1},
 //            {"BM": 64, "BN": 64, "BK": 16, "STAGES": 3, "VECTOR_A": 4, "VECTOR_B": 4},
@@ -59,7 +61,7 @@ __device__ __forceinline__ void product(const Pass& pass, const float* a, const 
   const Copier<A, BM, BK, VECTOR_A, THREADS> copier_a(pass.a, row0);
   const Copier<B, BN, BK, VECTOR_B, THREADS> copier_b(pass.b, column0);
   float sums[TM][TN] = {};
-  for_each_tile<STAGES, BK>(ring, copier_a, copier_b, a, b, pass.begin, pass.end, [&](const float* a_tile, const float* b_tile) {
+  auto multiply = [&](const float* a_tile, const float* b_tile) {
 #pragma unroll
     for (int step = 0; step < BK; step += 4) {
       float a_values[TM][4], b_values[TN][4];
@@ -72,7 +74,8 @@ __device__ __forceinline__ void product(const Pass& pass, const float* a, const 
 #pragma unroll
           for (int j = 0; j < TN; j++) sums[i][j] += a_values[i][s] * b_values[j][s];
     }
-  });
+  };
+  for_each_tile<STAGES, BK>(ring, copier_a, copier_b, a, b, pass.begin, pass.end, multiply);
 #pragma unroll
   for (int i = 0; i < TM; i++) {
     const int row = row0 + own_line<A::along_depth>(i, ty);

@@ -1,13 +1,15 @@
 // 6_tensor_cores_tf32.cu: the multiplications on tensor cores.
 //
-// Idea: mma.sync multiplies a 16 x 8 block of A by an 8 x 8 block of B for a whole warp in one instruction. Its inputs are
-//   TF32: floats whose mantissa is rounded to 10 bits; products are exact and sums are float. Tiles come as in rung 5.
-// Thread -> output: a tile of BM x BN by 2 x BN / 32 warps, each of which makes BM / 2 x 32 outputs, in blocks of 16 x 8.
-//   Which lane holds which element of a block is mma.sync's rule (ptx.cuh): with g = lane / 4 and q = lane % 4, rows g and
-//   g + 8, columns 2 q and 2 q + 1.
-// Shared memory (dynamic): as in rung 5; with BK = 16 and 3 stages 30720 bytes at most for 64 x 64, with 4 stages 81920 for
-//   128 x 128. Fragments along the depth are read by ldmatrix, which takes an 8 x 4 block of floats for an 8 x 8 one of 16 bits;
-//   those along the lines, one float at a time. The padding of the rows (tile.cuh, Layout) keeps both free of bank conflicts.
+// Idea: mma.sync multiplies a 16 x 8 block of A by an 8 x 8 block of B for a whole warp in one instruction. Its inputs
+//   are TF32: floats whose mantissa is rounded to 10 bits; products are exact and sums are float. Tiles come as in
+//   rung 5.
+// Thread -> output: a tile of BM x BN by 2 x BN / 32 warps, each of which makes BM / 2 x 32 outputs, in blocks of
+//   16 x 8. Which lane holds which element of a block is mma.sync's rule (ptx.cuh): with g = lane / 4 and q = lane % 4,
+//   rows g and g + 8, columns 2 q and 2 q + 1.
+// Shared memory (dynamic): as in rung 5; with BK = 16 and 3 stages 30720 bytes at most for 64 x 64, with 4 stages 81920
+//   for 128 x 128. Fragments along the depth are read by ldmatrix, which takes an 8 x 4 block of floats for an 8 x 8
+//   one of 16 bits; those along the lines, one float at a time. The padding of the rows (tile.cuh, Layout) keeps both
+//   free of bank conflicts.
 // Input gradient: parity class blockIdx.z. Weight gradient: slice blockIdx.z. As in rung 3.
 // Next: half the bytes with bf16 and fp16, tiles by TMA and products by wgmma on sm_90a.
 //
@@ -73,7 +75,7 @@ __device__ __forceinline__ void product(const Pass& pass, const float* a, const 
   const Copier<A, BM, BK, VECTOR_A, THREADS> copier_a(pass.a, row0);
   const Copier<B, BN, BK, VECTOR_B, THREADS> copier_b(pass.b, column0);
   float sums[TILES_M][TILES_N][4] = {};
-  for_each_tile<STAGES, BK>(ring, copier_a, copier_b, a, b, pass.begin, pass.end, [&](const float* a_tile, const float* b_tile) {
+  auto multiply = [&](const float* a_tile, const float* b_tile) {
 #pragma unroll
     for (int step = 0; step < BK; step += 8) {
       unsigned a_fragments[TILES_M][4], b_fragments[TILES_N][2];
@@ -84,7 +86,8 @@ __device__ __forceinline__ void product(const Pass& pass, const float* a, const 
 #pragma unroll
         for (int j = 0; j < TILES_N; j++) mma_m16n8k8_tf32(sums[i][j], a_fragments[i], b_fragments[j]);
     }
-  });
+  };
+  for_each_tile<STAGES, BK>(ring, copier_a, copier_b, a, b, pass.begin, pass.end, multiply);
 #pragma unroll
   for (int i = 0; i < TILES_M; i++)
 #pragma unroll

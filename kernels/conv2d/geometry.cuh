@@ -1,14 +1,15 @@
 // geometry.cuh: a convolution's sizes, and its three passes as matrix products whose operands are gathered.
 //
-// N H W C: input x. K R S: filters w, (K, R, S, C). P Q: output y, (N, P, Q, K). Filter tap (r, s) of output pixel (p, q)
-// reads input pixel (p stride_h - top + r, q stride_w - left + s), zero outside of the image.
+// N H W C: input x. K R S: filters w, (K, R, S, C). P Q: output y, (N, P, Q, K). Filter tap (r, s) of output pixel (p,
+// q) reads input pixel (p stride_h - top + r, q stride_w - left + s), zero outside of the image.
 //
 //   pass              rows            columns        depth (what is summed over)      A                  B
 //   forward           pixels of y     k              taps (r, s, c)                   patches of x       w
 //   input gradient    pixels of x     c              taps (r, s, k) that reach them   patches of gy      w
 //   weight gradient   k               taps (r, s, c) pixels of y                      gy                 patches of x
 //
-// All arithmetic is in int: the host (conv2d_cuda.py) refuses arrays of more than 2^31 - 1 elements and larger products.
+// All arithmetic is in int: the host (conv2d_cuda.py) refuses arrays of more than 2^31 - 1 elements and larger
+// products.
 #pragma once
 
 #include "common.cuh"
@@ -54,8 +55,8 @@ struct Patches {
   int direction;  // and its tap (i, j) lies at direction * (i, j) from there
   Divider by_pixel_row, by_image, by_channels, by_tap_row;
 
-  __device__ __forceinline__ Patches(int height, int width, int channels, int pixels_h, int pixels_w, int step_h, int step_w,
-                                     int first_h, int first_w, int taps_h, int taps_w, int direction)
+  __device__ __forceinline__ Patches(int height, int width, int channels, int pixels_h, int pixels_w, int step_h,
+                                     int step_w, int first_h, int first_w, int taps_h, int taps_w, int direction)
       : height(height), width(width), channels(channels), pixels_h(pixels_h), pixels_w(pixels_w), step_h(step_h),
         step_w(step_w), first_h(first_h), first_w(first_w), taps_h(taps_h), taps_w(taps_w), direction(direction),
         by_pixel_row(pixels_w), by_image(pixels_h * pixels_w), by_channels(channels), by_tap_row(taps_w * channels) {}
@@ -89,9 +90,9 @@ __device__ __forceinline__ Patches input_patches(const Conv& g) {
 }
 
 // ---- operands -------------------------------------------------------------------------------------------------------
-// An operand is a matrix of `lines` (rows of A, columns of B) by depth. A thread decodes a line and a step of the depth once
-// each, and at(line, step) is then cheap: the index in the array, or negative for a zero. along_depth: neighbours in the
-// array are neighbours in depth; else they are neighbouring lines.
+// An operand is a matrix of `lines` (rows of A, columns of B) by depth. A thread decodes a line and a step of the depth
+// once each, and at(line, step) is then cheap: the index in the array, or negative for a zero. along_depth: neighbours
+// in the array are neighbours in depth; else they are neighbouring lines.
 
 struct PixelsByTaps {
   using Line = Pixel;
@@ -154,7 +155,8 @@ struct ClassFilters {
 };
 
 // ---- the three passes -----------------------------------------------------------------------------------------------
-// Y[row][column] = sum of A[row][d] B[column][d] over begin <= d < end. Row `row` of Y begins at output(row) of the array.
+// Y[row][column] = sum of A[row][d] B[column][d] over begin <= d < end. Row `row` of Y begins at output(row) of the
+// array.
 
 struct Forward {
   int rows, columns, begin, end;
@@ -162,7 +164,8 @@ struct Forward {
   Filters b;
 
   __device__ __forceinline__ explicit Forward(const Conv& g)
-      : rows(g.n * g.p * g.q), columns(g.k), begin(0), end(g.r * g.s * g.c), a{input_patches(g), rows}, b{columns, end} {}
+      : rows(g.n * g.p * g.q), columns(g.k), begin(0), end(g.r * g.s * g.c), a{input_patches(g), rows},
+        b{columns, end} {}
 
   __device__ __forceinline__ int output(int row) const { return row * columns; }
 };
@@ -193,7 +196,8 @@ struct InputGrad {
                   ParityClass(g.h, g.r, g.stride_h, g.top, number / g.stride_w),
                   ParityClass(g.w, g.s, g.stride_w, g.left, number % g.stride_w)) {}
 
-  __device__ __forceinline__ InputGrad(const Conv& g, int row_remainder, int column_remainder, ParityClass v, ParityClass h)
+  __device__ __forceinline__ InputGrad(const Conv& g, int row_remainder, int column_remainder, ParityClass v,
+                                       ParityClass h)
       : rows(g.n * v.positions * h.positions), columns(g.c), begin(0), end(v.count * h.count * g.k), height(g.h),
         width(g.w), row_remainder(row_remainder), column_remainder(column_remainder), stride_h(g.stride_h),
         stride_w(g.stride_w),
@@ -208,7 +212,8 @@ struct InputGrad {
   }
 };
 
-// The depth is N P Q, often a thousand times the rows. So it is cut into slices ("split-K"), each summed by blocks of its own.
+// The depth is N P Q, often a thousand times the rows. So it is cut into slices ("split-K"), each summed by blocks of
+// its own.
 struct WeightGrad {
   int rows, columns, begin, end;
   OutputGrads a;

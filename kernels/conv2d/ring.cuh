@@ -26,8 +26,8 @@ struct Copier {
 // Calls use(tile of A, tile of B) for all tiles along the depth, in order, while the copies of the next SLOTS - 1 tiles
 // are under way. Tile i lies in slot i % SLOTS.
 template <int SLOTS, int DEPTH, class CopierA, class CopierB, class Use>
-__device__ __forceinline__ void for_each_tile(float* ring, const CopierA& copier_a, const CopierB& copier_b, const float* a,
-                                              const float* b, int begin, int end, Use use) {
+__device__ __forceinline__ void for_each_tile(float* ring, const CopierA& copier_a, const CopierB& copier_b,
+                                              const float* a, const float* b, int begin, int end, Use use) {
   constexpr int A_FLOATS = CopierA::Tile::FLOATS, SLOT_FLOATS = A_FLOATS + CopierB::Tile::FLOATS;
   const int tiles = end > begin ? ceil_div(end - begin, DEPTH) : 0;
   auto copy = [&](int tile) {

@@ -1,5 +1,6 @@
-// slices.cuh: the second half of a deterministic split-K. Each slice's sums were written to their own place, and are added
-// up here in the order of the slices, so that the result does not depend on which block was first, as atomicAdd's would.
+// slices.cuh: the second half of a deterministic split-K. Each slice's sums were written to their own place, and are
+// added up here in the order of the slices, so that the result does not depend on which block was first, as atomicAdd's
+// would.
 #pragma once
 
 #include "common.cuh"

@@ -15,8 +15,8 @@ __device__ __forceinline__ Place place(bool along_depth, int v) {
   return {v % (LINES / VECTOR) * VECTOR, v / (LINES / VECTOR)};
 }
 
-// One thread's share of the loads of an operand's tiles. The lines stay the same for all tiles along the depth, so they are
-// decoded once.
+// One thread's share of the loads of an operand's tiles. The lines stay the same for all tiles along the depth, so they
+// are decoded once.
 template <class Operand, int LINES, int DEPTH, int VECTOR, int THREADS>
 struct Loader {
   static constexpr int COUNT = LINES * DEPTH / VECTOR / THREADS;  // vectors a thread loads
@@ -26,8 +26,12 @@ struct Loader {
 
   __device__ __forceinline__ Loader(const Operand& operand, int first_line) : operand(operand) {
 #pragma unroll
-    for (int i = 0; i < COUNT; i++)
-      lines[i] = operand.line(first_line + place<LINES, DEPTH, VECTOR>(Operand::along_depth, threadIdx.x + i * THREADS).line);
+    for (int i = 0; i < COUNT; i++) lines[i] = operand.line(first_line + place_of(i).line);
+  }
+
+  // The place in the tile of this thread's vector number i.
+  static __device__ __forceinline__ Place place_of(int i) {
+    return place<LINES, DEPTH, VECTOR>(Operand::along_depth, threadIdx.x + i * THREADS);
   }
 
   // Calls use(i, place in the tile, index in the array or negative for zeros) for each vector of the tile at depth d.
@@ -36,7 +40,7 @@ struct Loader {
   __device__ __forceinline__ void each(int d, int end, Use use) const {
 #pragma unroll
     for (int i = 0; i < COUNT; i++) {
-      const Place at = place<LINES, DEPTH, VECTOR>(Operand::along_depth, threadIdx.x + i * THREADS);
+      const Place at = place_of(i);
       use(i, at, operand.at(lines[i], operand.step(d + at.step, end)));
     }
   }

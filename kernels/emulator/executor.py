@@ -75,6 +75,12 @@ def _library(path: Path) -> ctypes.CDLL:
     return library
 
 
+@cache
+def _array_type(element: Any, length: int) -> Any:
+    """A C array's type. Each one that ctypes makes anew is left to the garbage collector."""
+    return element * length
+
+
 _built: dict[tuple[Any, ...], ctypes.CDLL] = {}
 
 
@@ -107,8 +113,8 @@ def launch(
     """
     chosen = _chosen or _from_environment()
     library = _load(source, variant, chosen)
-    addresses = (ctypes.c_void_p * max(1, len(arguments)))(*(argument.ctypes.data for argument in arguments))
-    sizes = (ctypes.c_uint * 3)(*grid), (ctypes.c_uint * 3)(*block)
+    addresses = _array_type(ctypes.c_void_p, max(1, len(arguments)))(*(argument.ctypes.data for argument in arguments))
+    sizes = _array_type(ctypes.c_uint, 3)(*grid), _array_type(ctypes.c_uint, 3)(*block)
     with _one_launch_at_a_time:
         error = library.minigan_launch(kernel.encode(), *sizes, shared_bytes, addresses, chosen.seed)
     if error is not None:

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from minigan.backend import Array, dispatch
+from minigan.backend import Array, array_module, contiguous, dispatch
 from minigan.cpu import jit, parallel
+from minigan.kernel_launch import C_REALS, launch
 from minigan.ops.reduce import mean
 from minigan.tensor import Fused, Tensor
 
@@ -120,9 +121,76 @@ def _gradients_cpu(x: Array, gamma: Array, average: Array, inverse: Array, gy: A
     return gx, ggamma.astype(x.dtype), gbeta.astype(x.dtype)
 
 
-moments = dispatch(cpu=_moments_cpu)
-normalize = dispatch(cpu=_normalize_cpu)
-batch_norm_gradients = dispatch(cpu=_gradients_cpu)
+class _Kernels:
+    """The kernels of batch_norm.cu for x (..., C): blocks of 32 channels and a chunk of rows."""
+
+    def __init__(self, device: str, x: Array) -> None:
+        self.device, self.xp, self.dtype, self.channels = device, array_module(device), x.dtype, x.shape[-1]
+        self.rows = x.size // max(1, self.channels)
+        # At most 256 chunks where they are to be added up, by one block; the grid's limit elsewhere.
+        self.chunk_rows, self.chunks = self._cut(256)
+        self.short = self._cut(65_535)
+
+    def _cut(self, limit: int) -> tuple[int, int]:
+        rows = max(64, -(-self.rows // limit))
+        return rows, -(-self.rows // rows)
+
+    def empty(self, *shape: int) -> Array:
+        return self.xp.empty(shape, np.float64)
+
+    def __call__(self, kernel: str, chunks: int, *args: Any) -> None:
+        if self.rows and self.channels:
+            grid, macros = (-(-self.channels // 32), chunks), {"REAL": C_REALS[self.dtype]}
+            launch("batch_norm.cu", kernel, grid, (32, 8), args, device=self.device, macros=macros)
+
+
+def _moments_cuda(device: str, x: Array) -> tuple[Array, Array]:
+    run = _Kernels(device, x)
+    (x,) = contiguous(device, x)
+    means, squares = run.empty(run.chunks, run.channels), run.empty(run.chunks, run.channels)
+    average, variance = run.empty(run.channels), run.empty(run.channels)
+    run("moments", run.chunks, x, means, squares, run.rows, run.channels, run.chunk_rows)
+    sizes = run.rows, run.channels, run.chunk_rows, run.chunks
+    run("combine_moments", 1, means, squares, average, variance, *sizes)
+    return average, variance
+
+
+def _normalize_cuda(device: str, x: Array, average: Array, scale: Array, beta: Array, negative: float = 1.0) -> Array:
+    """With `negative`, a LeakyReLU of that slope behind it."""
+    run = _Kernels(device, x)
+    y = run.xp.empty(x.shape, x.dtype)
+    arrays = contiguous(device, x, average, scale, beta)
+    run("normalize", run.short[1], *arrays, y, float(negative), run.rows, run.channels, run.short[0])
+    return y
+
+
+def _gradients_cuda(
+    device: str,
+    x: Array,
+    gamma: Array,
+    average: Array,
+    inverse: Array,
+    gy: Array,
+    beta: Array | None = None,
+    negative: float = 1.0,
+) -> tuple[Array, Array, Array]:
+    """With `beta` and `negative`, gy is the gradient behind a LeakyReLU of that slope."""
+    run = _Kernels(device, x)
+    x, gamma, average, inverse, gy = contiguous(device, x, gamma, average, inverse, gy)
+    statistics = gamma, average, inverse
+    gx, ggamma, gbeta = (run.xp.empty(a.shape, a.dtype) for a in (x, gamma, gamma))
+    sums, products = run.empty(run.chunks, run.channels), run.empty(run.chunks, run.channels)
+    coefficients, sizes = run.empty(3, run.channels), (run.rows, run.channels)
+    args = x, gy, *statistics, beta
+    run("gradient_sums", run.chunks, *args, sums, products, float(negative), *sizes, run.chunk_rows)
+    run("combine_gradients", 1, sums, products, *statistics, ggamma, gbeta, coefficients, *sizes, run.chunks)
+    run("input_gradient", run.short[1], *args, coefficients, gx, float(negative), *sizes, run.short[0])
+    return gx, ggamma, gbeta
+
+
+moments = dispatch(cpu=_moments_cpu, cuda=_moments_cuda)
+normalize = dispatch(cpu=_normalize_cpu, cuda=_normalize_cuda)
+batch_norm_gradients = dispatch(cpu=_gradients_cpu, cuda=_gradients_cuda)
 
 
 @dataclass
@@ -134,8 +202,6 @@ class BatchNorm(Fused):
     """
 
     epsilon: float = 1e-5
-
-    saved_inputs = (0, 1)
 
     def forward(self, x: Array, gamma: Array, beta: Array) -> Array:
         self.average, self.variance = moments(self.device, x)

@@ -13,12 +13,10 @@ multiplied while it is in the cache, and overwritten by the next block. One `gat
   convolution of gy with that part of the filters, and nothing is scattered or multiplied by inserted zeros.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 
 from minigan.backend import Array
-from minigan.cpu import jit, one_blas_thread, parallel, scratch
+from minigan.cpu import jit, one_blas_thread, parallel_each, scratch
 from minigan.ops.geometry import Geometry
 
 # A block of gathered rows should stay in a core's second-level cache,
@@ -84,22 +82,12 @@ class Patches:
         self.block = max(1, min(fits, max(BLOCK_ROWS // 4, -(-self.rows // BLOCKS)), self.rows))
         self.blocks = -(-self.rows // self.block)
 
-    def rows_of(self, block: int) -> slice:
-        return slice(block * self.block, min((block + 1) * self.block, self.rows))
-
-    def each(self, start: int, stop: int, step: int, use: Callable[[slice, Array], object]) -> None:
-        """Calls use(rows, their patches) for the blocks start, start + step, ... below stop."""
-        memory = scratch((self.block, self.width), self.x.dtype)
-        for block in range(start, stop, step):
-            rows = self.rows_of(block)
-            patches = memory[: rows.stop - rows.start]
-            _gather_loop(0, len(patches), rows.start, self.x, *self.arguments, patches)
-            use(rows, patches)
-
-    def for_all(self, use: Callable[[slice, Array], object]) -> None:
-        """Calls use(rows, their patches) for all blocks, on all threads."""
-        with one_blas_thread():
-            parallel(lambda start, stop: self.each(start, stop, 1, use), self.blocks)
+    def make(self, block: int) -> tuple[slice, Array]:
+        """Block number `block`: which rows, and their patches, in this thread's scratch memory until its next block."""
+        rows = slice(block * self.block, min((block + 1) * self.block, self.rows))
+        patches = scratch((rows.stop - rows.start, self.width), self.x.dtype)
+        _gather_loop(0, len(patches), rows.start, self.x, *self.arguments, patches)
+        return rows, patches
 
 
 def _input_patches(x: Array, g: Geometry) -> Patches:
@@ -110,33 +98,36 @@ def forward(x: Array, w: Array, g: Geometry) -> Array:
     """(N, H, W, C), (K, R, S, C) -> (N, P, Q, K)."""
     y = np.empty(g.y_shape, x.dtype)
     rows, filters = y.reshape(-1, g.k), w.reshape(g.k, -1).T
-    _input_patches(x, g).for_all(lambda at, patches: np.matmul(patches, filters, out=rows[at]))
+    patches = _input_patches(x, g)
+
+    def multiply(block: int) -> None:
+        at, values = patches.make(block)
+        np.matmul(values, filters, out=rows[at])
+
+    with one_blas_thread():
+        parallel_each(multiply, range(patches.blocks))
     return y
 
 
 def weight_grad(x: Array, gy: Array, g: Geometry) -> Array:
     """(N, H, W, C), (N, P, Q, K) -> (K, R, S, C)."""
     patches, rows = _input_patches(x, g), gy.reshape(-1, g.k)
-    shape = g.k, patches.width
-    size = max(1, shape[0] * shape[1] * x.itemsize)
+    size = max(1, g.k * patches.width * x.itemsize)
     count = max(1, min(PARTIAL_SUMS, patches.blocks, PARTIAL_BYTES // size))
-    sums = np.zeros((count, *shape), x.dtype)
+    sums = np.zeros((count, g.k, patches.width), x.dtype)
 
-    def work(start: int, stop: int) -> None:
-        for i in range(start, stop):
-
-            def use(at: slice, block: Array, sum_: Array = sums[i]) -> None:
-                np.add(sum_, rows[at].T @ block, out=sum_)
-
-            # Every count-th block belongs to partial sum i, whichever thread it is that adds them up.
-            patches.each(i, patches.blocks, count, use)
+    def add_up(i: int) -> None:
+        # Every count-th block belongs to partial sum i, whichever thread it is that adds them up.
+        for block in range(i, patches.blocks, count):
+            at, values = patches.make(block)
+            np.add(sums[i], rows[at].T @ values, out=sums[i])
 
     with one_blas_thread():
-        parallel(work, count)
-    total = sums[0]
+        parallel_each(add_up, range(count))
+    total = sums[0].copy() if count > 1 else sums[0]
     for i in range(1, count):
         total += sums[i]
-    return np.ascontiguousarray(total).reshape(g.w_shape)
+    return np.ascontiguousarray(total.reshape(g.w_shape))
 
 
 def input_grad(gy: Array, w: Array, g: Geometry) -> Array:
@@ -169,6 +160,7 @@ def _place_loop(start, stop, rows, p, q, row, column, stride_h, stride_w, gx):  
 
 def _input_grad_by_parity(gy: Array, w: Array, g: Geometry) -> Array:
     gx = np.empty(g.x_shape, gy.dtype)
+    products: list[tuple[Patches, int, Array, tuple[int, ...]]] = []  # patches, block, filters, class
     for a in range(min(g.stride_h, g.h)):
         tap_rows, offset_h = _taps(a, g.top, g.r, g.stride_h)
         for b in range(min(g.stride_w, g.w)):
@@ -179,14 +171,16 @@ def _input_grad_by_parity(gy: Array, w: Array, g: Geometry) -> Array:
                 continue
             # (K, R', S', C) -> (R' S' K, C): in the order of the patches of gy
             filters = w[:, tap_rows][:, :, tap_columns].transpose(1, 2, 0, 3).reshape(-1, g.c)
+            patches = Patches(gy, p, q, (1, 1), (offset_h, offset_w), len(tap_rows), len(tap_columns))
+            products += [(patches, block, filters, (p, q, a, b)) for block in range(patches.blocks)]
 
-            def use(
-                at: slice, patches: Array, class_: tuple[int, ...] = (p, q, a, b), filters: Array = filters
-            ) -> None:
-                rows = patches @ filters
-                _place_loop(at.start, at.stop, rows, *class_, g.stride_h, g.stride_w, gx)
+    def multiply(product: tuple[Patches, int, Array, tuple[int, ...]]) -> None:
+        patches, block, filters, class_ = product
+        at, values = patches.make(block)
+        _place_loop(at.start, at.stop, values @ filters, *class_, g.stride_h, g.stride_w, gx)
 
-            Patches(gy, p, q, (1, 1), (offset_h, offset_w), len(tap_rows), len(tap_columns)).for_all(use)
+    with one_blas_thread():
+        parallel_each(multiply, products)
     return gx
 
 
@@ -219,12 +213,11 @@ def _input_grad_narrow(gy: Array, w: Array, g: Geometry) -> Array:
     filters = w.reshape(g.k, -1).T
     sizes = g.p, g.q, g.stride_h, g.stride_w, g.top, g.left, g.r, g.s
 
-    def work(start: int, stop: int) -> None:
+    def multiply(n: int) -> None:
         planes = scratch((len(filters), g.p * g.q), gy.dtype)
-        for n in range(start, stop):
-            np.matmul(filters, gy[n].reshape(-1, g.k).T, out=planes)
-            _sum_taps_loop(planes, *sizes, gx[n])
+        np.matmul(filters, gy[n].reshape(-1, g.k).T, out=planes)
+        _sum_taps_loop(planes, *sizes, gx[n])
 
     with one_blas_thread():
-        parallel(work, g.n)
+        parallel_each(multiply, range(g.n))
     return gx

@@ -1,7 +1,7 @@
 """The three convolution primitives on the GPU and on its emulator: the host side of kernels/conv2d, the ladder.
 
-Each function chooses a rung, a tile and a grid, provides the workspace, and launches. geometry.cuh says how each pass is a matrix
-product with rows, columns and a depth that is summed over.
+Each function chooses a rung, a tile and a grid, provides the workspace, and launches. geometry.cuh says how each pass
+is a matrix product with rows, columns and a depth that is summed over.
 """
 
 from collections.abc import Callable, Mapping
@@ -108,13 +108,15 @@ def choose_rung(g: Geometry, dtype: str, arch: int, precision: str = "float32") 
     """The rung for a problem on a GPU of this architecture (80 for sm_80)."""
     if dtype == "float64":
         return 3  # for gradient checks and references: shared memory, and nothing that is for float32 alone
-    if precision == "tf32" and arch >= 80 and g.c > 1:
-        return 6  # only where the caller allows TF32; with a depth of few channels, rounding is all one would get
+    if precision == "tf32" and arch >= 80:
+        return 6  # only where the caller allows TF32
     # cp.async came with sm_80. Tiles of three columns (an image's gradient) are rung 4's: it has a narrow one.
     return 5 if arch >= 80 and min(g.c, g.k) > 16 else 4
 
 
-def choose_tile(rung: int, rows: int, columns: int, vectors: tuple[int, int], tile: int | None = None) -> tuple[Tile, Any]:
+def choose_tile(
+    rung: int, rows: int, columns: int, vectors: tuple[int, int], tile: int | None = None
+) -> tuple[Tile, Any]:
     """The tile of a rung for a product of this size, and the widest loads that it has among those allowed.
 
     tile: its number in RUNGS, to force one.
@@ -221,7 +223,16 @@ class _Launcher:
     rung: int
     dtype: Any
 
-    def __call__(self, kernel: str, grid: Any, block: Any, args: Any, tile: Tile | None = None, vectors: Any = (1, 1), shared: int = 0) -> None:
+    def __call__(
+        self,
+        kernel: str,
+        grid: Any,
+        block: Any,
+        args: Any,
+        tile: Tile | None = None,
+        vectors: Any = (1, 1),
+        shared: int = 0,
+    ) -> None:
         macros: dict[str, str | int] = {}
         if tile is None or not tile.macros:
             macros["REAL"] = C_TYPES[str(self.dtype)]
@@ -248,7 +259,13 @@ def _ring_bytes(tile: Tile, a_along_depth: bool, b_along_depth: bool) -> int:
 
 
 def _summed(
-    run: _Launcher, gw: Array, grid: tuple[int, int], depth: int, tile: Tile, vectors: Any, product: Callable[[Array, int, int], None]
+    run: _Launcher,
+    gw: Array,
+    grid: tuple[int, int],
+    depth: int,
+    tile: Tile,
+    vectors: Any,
+    product: Callable[[Array, int, int], None],
 ) -> None:
     """product(partial sums, slices, depth of each), and their sum in the order of the slices in gw."""
     slices, slice_depth = choose_slices(grid[0] * grid[1], depth, tile.bk, gw.size, gw.itemsize)
@@ -313,7 +330,7 @@ def input_grad(
     rung: int | None = None,
     tile: int | None = None,
 ) -> Array:
-    """(N, P, Q, K), (K, R, S, C) and optionally (C,) -> (N, H, W, C): transposed convolution. The rest as in forward."""
+    """(N, P, Q, K), (K, R, S, C) and optionally (C,) -> (N, H, W, C): transposed convolution. Else as forward."""
     rung = _rung_for(g, gy.dtype, device, precision, rung)
     _check_array("output gradient", gy, g.y_shape, gy.dtype)
     _check_array("weight", w, g.w_shape, gy.dtype)
@@ -352,7 +369,7 @@ def weight_grad(
     rung: int | None = None,
     tile: int | None = None,
 ) -> Array:
-    """(N, H, W, C), (N, P, Q, K) -> (K, R, S, C). The rest as in forward. The same inputs give the same bits, always."""
+    """(N, H, W, C), (N, P, Q, K) -> (K, R, S, C). Else as forward. The same inputs always give the same bits."""
     rung = _rung_for(g, x.dtype, device, precision, rung)
     _check_array("input", x, g.x_shape, x.dtype)
     _check_array("output gradient", gy, g.y_shape, x.dtype)

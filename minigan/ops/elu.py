@@ -6,15 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from minigan.backend import Array, array_module, dispatch
+from minigan.backend import Array, array_module, contiguous, dispatch
 from minigan.cpu import jit, parallel_flat
+from minigan.kernel_launch import launch_elements
 from minigan.tensor import Op, Tensor
 
 Samples = Iterator[tuple[tuple[np.ndarray, ...], dict[str, Any]]]
 
 
 def _elu_cpu(x: Array, alpha: float) -> Array:
-    y = np.minimum(x, 0)
+    y = np.minimum(x, 0, out=np.empty(x.shape, x.dtype))
     np.expm1(y, out=y)
     y *= x.dtype.type(alpha)
     y += np.maximum(x, 0)
@@ -34,8 +35,22 @@ def _elu_grad_cpu(y: Array, gy: Array, alpha: float) -> Array:
     return gx
 
 
-elu_forward = dispatch(cpu=_elu_cpu)
-elu_grad = dispatch(cpu=_elu_grad_cpu)
+def _elu_cuda(device: str, x: Array, alpha: float) -> Array:
+    y = array_module(device).empty(x.shape, x.dtype)
+    args = [*contiguous(device, x), y, float(alpha)]
+    launch_elements("elu.cu", "elu", y.size, args, device=device, dtype=x.dtype)
+    return y
+
+
+def _elu_grad_cuda(device: str, y: Array, gy: Array, alpha: float) -> Array:
+    gx = array_module(device).empty(y.shape, y.dtype)
+    args = [*contiguous(device, y, gy), gx, float(alpha)]
+    launch_elements("elu.cu", "elu_gradient", gx.size, args, device=device, dtype=y.dtype)
+    return gx
+
+
+elu_forward = dispatch(cpu=_elu_cpu, cuda=_elu_cuda)
+elu_grad = dispatch(cpu=_elu_grad_cpu, cuda=_elu_grad_cuda)
 
 
 @dataclass
@@ -90,8 +105,9 @@ class ELUGrad(Op):
 
     @staticmethod
     def samples(rng: np.random.Generator) -> Samples:
-        y = rng.uniform(0.1, 0.9, (7, 19)) * rng.choice([-1.0, 1.0], (7, 19))
-        yield (y, rng.standard_normal((7, 19))), {"alpha": 1.0}
+        for shape in ((7, 19), (1, 33)):
+            y = rng.uniform(0.1, 0.9, shape) * rng.choice([-1.0, 1.0], shape)
+            yield (y, rng.standard_normal(shape)), {"alpha": 1.0}
 
 
 def elu(x: Tensor, alpha: float = 1.0) -> Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 Pair = tuple[int, int]
 Padding = int | str | Sequence[int] | Sequence[Sequence[int]]
@@ -43,22 +44,22 @@ class Geometry:
 
 def pair(what: str, value: int | Sequence[int], minimum: int) -> Pair:
     """An int for both axes, or one for each (height, width)."""
-    values = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, Sequence) else ()
-    if len(values) != 2 or any(not isinstance(v, int) or isinstance(v, bool) or v < minimum for v in values):
+    values = tuple(value) if isinstance(value, Sequence) else (value, value)
+    if len(values) != 2 or any(not isinstance(v, Integral) or isinstance(v, bool) or v < minimum for v in values):
         raise ValueError(f"{what}: expected a whole number from {minimum}, or a pair of them, got {value!r}")
-    return values[0], values[1]
+    return int(values[0]), int(values[1])
 
 
 def convolution(
     what: str, x_shape: tuple[int, ...], w_shape: tuple[int, ...], stride: int | Pair, padding: Padding
 ) -> Geometry:
     """The convolution of an input (N, H, W, C) with filters (K, R, S, C); P = (H + top + bottom - R) // stride + 1."""
-    if len(x_shape) != 4 or len(w_shape) != 4 or x_shape[3] != w_shape[3]:
+    if len(x_shape) != 4 or len(w_shape) != 4 or x_shape[3] != w_shape[3] or min(w_shape) < 1:
         raise ValueError(f"{what}: expected input (N, H, W, C) and weight (K, R, S, C), got {x_shape} and {w_shape}")
     (n, h, w, c), (k, r, s, _) = x_shape, w_shape
     strides = pair(f"{what}: stride", stride, 1)
     (top, bottom), (left, right) = _padding(what, padding, (h, w), (r, s), strides)
-    if min(r, s) < 1 or h + top + bottom < r or w + left + right < s:
+    if h + top + bottom < r or w + left + right < s:
         raise ValueError(
             f"{what}: expected an input of at least {r} x {s} with its padding, got {h} x {w} padded to "
             f"{h + top + bottom} x {w + left + right}"
@@ -79,18 +80,18 @@ def transposed(
 
     H = (P - 1) stride - top - bottom + R + output_padding; with "same" padding H = P stride.
     """
-    if len(y_shape) != 4 or len(w_shape) != 4 or y_shape[3] != w_shape[0]:
+    if len(y_shape) != 4 or len(w_shape) != 4 or y_shape[3] != w_shape[0] or min(w_shape) < 1:
         raise ValueError(f"{what}: expected input (N, P, Q, K) and weight (K, R, S, C), got {y_shape} and {w_shape}")
     (n, p, q, k), (_, r, s, c) = y_shape, w_shape
     strides = pair(f"{what}: stride", stride, 1)
     extra = pair(f"{what}: output_padding", output_padding, 0)
-    if extra != (0, 0) and (padding == "same" or extra[0] >= strides[0] or extra[1] >= strides[1]):
+    if extra != (0, 0) and (_is(padding, "same") or extra[0] >= strides[0] or extra[1] >= strides[1]):
         raise ValueError(
             f"{what}: expected an output_padding below the stride {strides}, and 0 with padding 'same', got {extra}"
         )
     pads = _padding(what, padding, (p * strides[0], q * strides[1]), (r, s), strides)
     h, w = (
-        n_out * t if padding == "same" else (n_out - 1) * t - sum(ends) + taps + more
+        n_out * t if _is(padding, "same") else (n_out - 1) * t - sum(ends) + taps + more
         for n_out, t, ends, taps, more in zip((p, q), strides, pads, (r, s), extra, strict=True)
     )
     if min(h, w) < 1:
@@ -98,22 +99,28 @@ def transposed(
     return Geometry(n, h, w, c, k, r, s, p, q, *strides, pads[0][0], pads[1][0])
 
 
+def _is(padding: Padding, word: str) -> bool:
+    return isinstance(padding, str) and padding == word  # an array would compare element by element
+
+
 def _padding(what: str, padding: Padding, size: Pair, kernel: Pair, stride: Pair) -> tuple[Pair, Pair]:
     """((top, bottom), (left, right)) from any of the accepted forms, for an input of `size`."""
-    if padding == "valid":
+    if _is(padding, "valid"):
         return (0, 0), (0, 0)
-    if padding == "same":
+    if _is(padding, "same"):
         # TensorFlow's rule: ceil(size / stride) outputs, the smaller half of the padding before.
         totals = [max((-(-n // t) - 1) * t + k - n, 0) for n, k, t in zip(size, kernel, stride, strict=True)]
         return (totals[0] // 2, totals[0] - totals[0] // 2), (totals[1] // 2, totals[1] - totals[1] // 2)
     try:
-        if isinstance(padding, (str, bytes)):
-            raise ValueError
-        if not isinstance(padding, int) and any(isinstance(part, Sequence) for part in padding):
+        if (
+            isinstance(padding, Sequence)
+            and not isinstance(padding, str)
+            and any(isinstance(part, Sequence) for part in padding)
+        ):
             vertical, horizontal = padding
-            return pair(what, vertical, 0), pair(what, horizontal, 0)  # type: ignore[arg-type]
+            return pair(what, vertical, 0), pair(what, horizontal, 0)
         both = pair(what, padding, 0)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except ValueError:
         raise ValueError(
             f"{what}: expected padding 'same', 'valid', a whole number from 0, a pair of them, or "
             f"((top, bottom), (left, right)), got {padding!r}"

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from minigan.backend import Array, dispatch
+from minigan.backend import Array, array_module, contiguous, dispatch
 from minigan.cpu import jit, parallel_flat
+from minigan.kernel_launch import launch_elements
 from minigan.tensor import Op, Tensor
 
 Samples = Iterator[tuple[tuple[np.ndarray, ...], dict[str, Any]]]
@@ -26,7 +27,14 @@ def _scale_negative_cpu(condition: Array, x: Array, slope: float) -> Array:
     return y
 
 
-scale_negative = dispatch(cpu=_scale_negative_cpu)
+def _scale_negative_cuda(device: str, condition: Array, x: Array, slope: float) -> Array:
+    y = array_module(device).empty(x.shape, x.dtype)
+    args = [*contiguous(device, condition, x), y, float(slope)]
+    launch_elements("leaky_relu.cu", "scale_negative", y.size, args, device=device, dtype=x.dtype)
+    return y
+
+
+scale_negative = dispatch(cpu=_scale_negative_cpu, cuda=_scale_negative_cuda)
 
 
 @dataclass
@@ -79,7 +87,8 @@ class ScaleNegative(Op):
 
     @staticmethod
     def samples(rng: np.random.Generator) -> Samples:
-        yield (_away_from_zero(rng, (7, 19)), rng.standard_normal((7, 19))), {"slope": 0.3}
+        for shape in ((7, 19), (1, 33)):
+            yield (_away_from_zero(rng, shape), rng.standard_normal(shape)), {"slope": 0.3}
 
 
 def _away_from_zero(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:

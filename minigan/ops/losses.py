@@ -6,11 +6,25 @@ from typing import Any
 
 import numpy as np
 
-from minigan.backend import Array, array_module
+from minigan.backend import Array, array_module, contiguous, dispatch
+from minigan.kernel_launch import launch_elements
 from minigan.ops.elementwise import abs
 from minigan.ops.reduce import mean
 from minigan.ops.sigmoid import sigmoid
 from minigan.tensor import Op, Operand, Tensor, as_tensor
+
+
+def _logistic_loss_cpu(z: Array, t: Array) -> Array:
+    return np.maximum(z, 0) - z * t + np.log1p(np.exp(-np.abs(z)))
+
+
+def _logistic_loss_cuda(device: str, z: Array, t: Array) -> Array:
+    y = array_module(device).empty(z.shape, z.dtype)
+    launch_elements("losses.cu", "logistic_loss", y.size, [*contiguous(device, z, t), y], device=device, dtype=z.dtype)
+    return y
+
+
+logistic_loss = dispatch(cpu=_logistic_loss_cpu, cuda=_logistic_loss_cuda)
 
 
 @dataclass
@@ -21,8 +35,7 @@ class LogisticLoss(Op):
     """
 
     def forward(self, z: Array, t: Array) -> Array:
-        xp = array_module(self.device)
-        return xp.maximum(z, 0) - z * t + xp.log1p(xp.exp(-xp.abs(z)))
+        return logistic_loss(self.device, z, t)
 
     def backward(self, gy: Tensor) -> tuple[Tensor | None, ...]:
         z, t = self.inputs
@@ -35,7 +48,7 @@ class LogisticLoss(Op):
 
     @staticmethod
     def samples(rng: np.random.Generator) -> Iterator[tuple[tuple[np.ndarray, ...], dict[str, Any]]]:
-        for shape in ((1, 1), (7, 1), (19,)):
+        for shape in ((1, 1), (7, 1), (19,), (33, 3)):
             yield (rng.uniform(-4, 4, shape), rng.uniform(0, 1, shape)), {}
 
 

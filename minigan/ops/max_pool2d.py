@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from minigan.backend import Array, dispatch
+from minigan.backend import Array, array_module, contiguous, dispatch
 from minigan.cpu import jit, parallel
+from minigan.kernel_launch import launch_elements
 from minigan.ops.geometry import Pair, pair
 from minigan.tensor import Op, Tensor
 
 Samples = Iterator[tuple[tuple[np.ndarray, ...], dict[str, Any]]]
+Windows = tuple[Pair, Pair, Pair]  # kernel, stride, padding
 
 
 @jit
@@ -33,16 +35,33 @@ def _max_pool_loop(start, stop, x, kh, kw, sh, sw, ph, pw, y, index):  # type: i
                 index[n, i, j, c] = where
 
 
-def _max_pool_cpu(x: Array, kernel: Pair, stride: Pair, padding: Pair) -> tuple[Array, Array]:
+def _output_shape(x: Array, kernel: Pair, stride: Pair, padding: Pair) -> tuple[int, ...]:
     n, h, w, c = x.shape
-    p, q = ((size + 2 * pad - k) // s + 1 for size, k, s, pad in zip((h, w), kernel, stride, padding, strict=True))
-    y = np.empty((n, p, q, c), x.dtype)
+    return n, *((i + 2 * p - k) // s + 1 for i, k, s, p in zip((h, w), kernel, stride, padding, strict=True)), c
+
+
+def _max_pool_cpu(x: Array, windows: Windows) -> tuple[Array, Array]:
+    y = np.empty(_output_shape(x, *windows), x.dtype)
     index = np.empty(y.shape, np.int32)
-    parallel(_max_pool_loop, n * p, x, *kernel, *stride, *padding, y, index)
+    parallel(_max_pool_loop, y.shape[0] * y.shape[1], x, *(i for pair in windows for i in pair), y, index)
     return y, index
 
 
-max_pool_forward = dispatch(cpu=_max_pool_cpu)
+def _launch(device: str, kernel: str, x: Array, y: Array, result: Array, windows: Windows, *arrays: Array) -> None:
+    """Runs a kernel over the elements of `result`; x is the pooling's input, or an array of its shape, y its output."""
+    fields = ("n", "h", "w", "c", "p", "q", "kernel_h", "kernel_w", "stride_h", "stride_w", "top", "left")
+    pool = dict(zip(fields, (*x.shape, *y.shape[1:3], *(i for pair in windows for i in pair)), strict=True))
+    launch_elements("max_pool.cu", kernel, result.size, [*arrays, pool], device=device, dtype=result.dtype)
+
+
+def _max_pool_cuda(device: str, x: Array, windows: Windows) -> tuple[Array, Array]:
+    xp, shape = array_module(device), _output_shape(x, *windows)
+    y, index = xp.empty(shape, x.dtype), xp.empty(shape, np.int32)
+    _launch(device, "max_pool", x, y, y, windows, *contiguous(device, x), y, index)
+    return y, index
+
+
+max_pool_forward = dispatch(cpu=_max_pool_cpu, cuda=_max_pool_cuda)
 
 
 def _flat(index: Array, height: int, width: int) -> Array:
@@ -52,18 +71,47 @@ def _flat(index: Array, height: int, width: int) -> Array:
     return ((index + image) * c + np.arange(c)).reshape(-1)
 
 
-def _scatter_cpu(gy: Array, index: Array, height: int, width: int) -> Array:
+def _scatter_cpu(gy: Array, index: Array, size: Pair, windows: Windows) -> Array:
     n, _, _, c = gy.shape
+    height, width = size
     flat = np.bincount(_flat(index, height, width), gy.reshape(-1), n * height * width * c)
     return flat.astype(gy.dtype).reshape(n, height, width, c)
 
 
-def _gather_cpu(x: Array, index: Array) -> Array:
+def _gather_cpu(x: Array, index: Array, windows: Windows) -> Array:
     return x.reshape(-1)[_flat(index, x.shape[1], x.shape[2])].reshape(index.shape)
 
 
-scatter = dispatch(cpu=_scatter_cpu)
-gather = dispatch(cpu=_gather_cpu)
+def _scatter_cuda(device: str, gy: Array, index: Array, size: Pair, windows: Windows) -> Array:
+    gx = array_module(device).empty((len(gy), *size, gy.shape[-1]), gy.dtype)
+    _launch(device, "put_maxima", gx, gy, gx, windows, *contiguous(device, gy, index), gx)
+    return gx
+
+
+def _gather_cuda(device: str, x: Array, index: Array, windows: Windows) -> Array:
+    y = array_module(device).empty(index.shape, x.dtype)
+    _launch(device, "take_maxima", x, y, y, windows, *contiguous(device, x, index), y)
+    return y
+
+
+scatter = dispatch(cpu=_scatter_cpu, cuda=_scatter_cuda)
+gather = dispatch(cpu=_gather_cpu, cuda=_gather_cuda)
+
+
+# For samples: the output's shape, the input's size, overlapping windows, windows in the padding, windows with gaps.
+_WINDOWS: tuple[tuple[tuple[int, ...], Pair, Windows], ...] = (
+    ((1, 1, 7, 33), (1, 7), ((1, 1), (1, 1), (0, 0))),
+    ((1, 4, 3, 19), (7, 3), ((3, 3), (2, 1), (1, 1))),
+    ((2, 1, 17, 2), (3, 33), ((2, 1), (3, 2), (0, 0))),
+)
+
+
+def _window_settings(
+    rng: np.random.Generator, y_shape: tuple[int, ...], size: Pair, windows: Windows
+) -> dict[str, Any]:
+    """The settings of the two ops below, with an index somewhere in each window."""
+    x = rng.standard_normal((y_shape[0], *size, y_shape[3]))
+    return {"index": _max_pool_cpu(x, windows)[1], "size": size, "windows": windows}
 
 
 @dataclass
@@ -80,12 +128,12 @@ class MaxPool2d(Op):
     saved_inputs = ()
 
     def forward(self, x: Array) -> Array:
-        y, self.index = max_pool_forward(self.device, x, self.kernel, self.stride, self.padding)
+        y, self.index = max_pool_forward(self.device, x, (self.kernel, self.stride, self.padding))
         return y
 
     def backward(self, gy: Tensor) -> tuple[Tensor | None, ...]:
         _, h, w, _ = self.inputs[0].shape
-        return (PutMaxima(self.index, (h, w))(gy),)
+        return (PutMaxima(self.index, (h, w), (self.kernel, self.stride, self.padding))(gy),)
 
     @staticmethod
     def reference(x: np.ndarray, kernel: Pair, stride: Pair, padding: Pair) -> np.ndarray:
@@ -100,7 +148,8 @@ class MaxPool2d(Op):
         for shape, kernel, stride, padding in (
             ((1, 1, 1, 1), (1, 1), (1, 1), (0, 0)),
             ((2, 7, 8, 3), (2, 2), (2, 2), (0, 0)),
-            ((1, 7, 6, 2), (3, 2), (2, 1), (1, 0)),
+            ((1, 7, 6, 19), (3, 2), (2, 1), (1, 0)),
+            ((1, 2, 33, 1), (2, 3), (1, 2), (0, 1)),
         ):
             x = rng.permutation(int(np.prod(shape))).reshape(shape) * 0.1
             yield (x,), {"kernel": kernel, "stride": stride, "padding": padding}
@@ -110,22 +159,23 @@ class MaxPool2d(Op):
 class PutMaxima(Op):
     """(N, P, Q, C) -> (N, H, W, C): each value is added where `index` (N, P, Q, C), h * W + w, says.
 
-    gx = gy from there.
+    The index must lie in the value's own window.   gx = gy from there.
     """
 
     index: Array
     size: Pair
+    windows: Windows
 
     saved_inputs = ()
 
     def forward(self, x: Array) -> Array:
-        return scatter(self.device, x, self.index, *self.size)
+        return scatter(self.device, x, self.index, self.size, self.windows)
 
     def backward(self, gy: Tensor) -> tuple[Tensor | None, ...]:
-        return (TakeMaxima(self.index, self.size)(gy),)
+        return (TakeMaxima(self.index, self.size, self.windows)(gy),)
 
     @staticmethod
-    def reference(x: np.ndarray, index: np.ndarray, size: Pair) -> np.ndarray:
+    def reference(x: np.ndarray, index: np.ndarray, size: Pair, windows: Windows) -> np.ndarray:
         n, _, _, c = x.shape
         y = np.zeros((n, size[0] * size[1], c))
         for i in np.ndindex(x.shape):
@@ -134,10 +184,8 @@ class PutMaxima(Op):
 
     @staticmethod
     def samples(rng: np.random.Generator) -> Samples:
-        yield (
-            (rng.standard_normal((2, 3, 2, 5)),),
-            {"index": rng.integers(0, 20, (2, 3, 2, 5), np.int32), "size": (4, 5)},
-        )
+        for settings in _WINDOWS:
+            yield (rng.standard_normal(settings[0]),), _window_settings(rng, *settings)
 
 
 @dataclass
@@ -149,26 +197,26 @@ class TakeMaxima(Op):
 
     index: Array
     size: Pair
+    windows: Windows
 
     saved_inputs = ()
 
     def forward(self, x: Array) -> Array:
-        return gather(self.device, x, self.index)
+        return gather(self.device, x, self.index, self.windows)
 
     def backward(self, gy: Tensor) -> tuple[Tensor | None, ...]:
-        return (PutMaxima(self.index, self.size)(gy),)
+        return (PutMaxima(self.index, self.size, self.windows)(gy),)
 
     @staticmethod
-    def reference(x: np.ndarray, index: np.ndarray, size: Pair) -> np.ndarray:
+    def reference(x: np.ndarray, index: np.ndarray, size: Pair, windows: Windows) -> np.ndarray:
         flat = x.reshape(len(x), -1, x.shape[-1])
         return np.take_along_axis(flat, index.reshape(len(x), -1, x.shape[-1]), 1).reshape(index.shape)
 
     @staticmethod
     def samples(rng: np.random.Generator) -> Samples:
-        yield (
-            (rng.standard_normal((2, 4, 5, 3)),),
-            {"index": rng.integers(0, 20, (2, 2, 3, 3), np.int32), "size": (4, 5)},
-        )
+        for y_shape, size, windows in _WINDOWS:
+            x = rng.standard_normal((y_shape[0], *size, y_shape[3]))
+            yield (x,), _window_settings(rng, y_shape, size, windows)
 
 
 def max_pool2d(x: Tensor, kernel_size: int | Pair, stride: int | Pair | None = None, padding: int | Pair = 0) -> Tensor:

@@ -137,22 +137,19 @@ def _images(options: Options[Any], toys: str, say: Callable[[str], None]) -> np.
         )
         say(f"data: {found.summary()}")
         return found.images
-    say(f"data: {TOY_COUNT:,} drawn toy {toys} (name your own images with --data PATH)")
-    return _toys(toys, options.settings.image_size, options.quiet)
+    say(f"data: {TOY_COUNT:,} drawn toy {toys}; your own images: --data PATH (drawing takes some seconds, once)")
+    return _toys(toys, options.settings.image_size)
 
 
-def _toys(kind: str, size: tuple[int, int], quiet: bool) -> np.ndarray:
+def _toys(kind: str, size: tuple[int, int]) -> np.ndarray:
     """Drawn images, from the cache if they were drawn before by the same code."""
     from minigan.data import toys  # here, since Pillow's drawing is not needed for other data
 
     code = hashlib.sha256(b"".join(p.read_bytes() for p in sorted(Path(toys.__file__).parent.glob("*.py"))))
 
     def fill(add: Callable[[np.ndarray], None]) -> Listing:
-        bar = tqdm(range(TOY_COUNT), "drawing", unit="image", disable=quiet or not sys.stderr.isatty(), leave=False)
         for image in toys.draw(kind, TOY_COUNT, size, seed=0):
             add(image)
-            bar.update()
-        bar.close()
         return Listing([f"{kind}-{i}" for i in range(TOY_COUNT)], [])
 
     return cached(key_of(["toys", kind, TOY_COUNT, *size, code.hexdigest()]), *size, fill)[0]

@@ -6,8 +6,8 @@ from minigan import backend
 
 CUDA = pytest.mark.cuda, pytest.mark.skipif(backend.cuda_problem() is not None, reason=str(backend.cuda_problem()))
 
-# One line each for the others: "emulated", and pytest.param("cuda", marks=CUDA).
-DEVICES = ["cpu"]
+# One line each for others: pytest.param("cuda", marks=CUDA).
+DEVICES = ["cpu", "emulated"]
 
 
 @pytest.fixture(params=DEVICES)

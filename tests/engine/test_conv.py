@@ -119,6 +119,8 @@ ERRORS: list[tuple[Any, tuple[str, ...]]] = [
     (lambda: F.conv_transpose2d(ones(1, 1, 1, 1), ones(1, 3, 3, 2), padding=2), ("at least 1 x 1", "-1 x -1")),
     (lambda: F.conv_transpose2d(ones(1, 8, 8, 1), ones(1, 3, 3, 2), ones(1)), (r"\(2,\)", r"got \(1,\)")),
     (lambda: F.conv_transpose2d(ones(1, 4, 4, 1), ones(1, 3, 3, 1), stride=2, output_padding=2), (r"got \(2, 2\)",)),
+    (lambda: F.conv_transpose2d(ones(1, 4, 4, 1), ones(1, 3, 3, 1), None, 2, 0, (2, 0)), (r"got \(2, 0\)",)),
+    (lambda: F.conv_transpose2d(ones(1, 4, 4, 1), ones(1, 3, 3, 1), None, 2, 0, (0, 2)), (r"got \(0, 2\)",)),
     (lambda: F.conv_transpose2d(ones(1, 4, 4, 1), ones(1, 3, 3, 1), output_padding=1), (r"got \(1, 1\)",)),
     (
         lambda: F.conv_transpose2d(ones(1, 4, 4, 1), ones(1, 3, 3, 1), None, 2, "same", 1),
@@ -347,14 +349,19 @@ def all_three(g: Geometry, dtype: str = "float64") -> list[np.ndarray]:
     return [conv2d_cpu.forward(x, w, g), conv2d_cpu.input_grad(y, w, g), conv2d_cpu.weight_grad(x, y, g)]
 
 
+@pytest.mark.parametrize("sums", [1, 3, 100])
+@pytest.mark.parametrize("rows", [1, 5, 7])
 @pytest.mark.parametrize("g", GEOMETRIES)
-def test_blocks(g: Geometry, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks of one row, of a few that divide nothing, and of all rows."""
+def test_blocks(g: Geometry, rows: int, sums: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of one row and of a few, which divide nothing, against blocks of as many as there are."""
     expected = all_three(g)
-    for size in (1, 5 * 8 * g.r * g.s * g.c, 7 * 8 * g.r * g.s * g.k + 3):
-        monkeypatch.setattr(conv2d_cpu, "BLOCK_BYTES", size)
-        for a, b in zip(all_three(g), expected, strict=True):
-            assert_close(a, b, rounding("float64"))
+    monkeypatch.setattr(conv2d_cpu, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(conv2d_cpu, "BLOCK_ROWS", rows)
+    monkeypatch.setattr(conv2d_cpu, "BLOCKS", 10**9)
+    monkeypatch.setattr(conv2d_cpu, "PARTIAL_SUMS", sums)
+    assert conv2d_cpu._input_patches(np.zeros(g.x_shape), g).block <= rows
+    for a, b in zip(all_three(g), expected, strict=True):
+        assert_close(a, b, rounding("float64"))
 
 
 @pytest.mark.parametrize("g", GEOMETRIES)

@@ -1,0 +1,73 @@
+"""How kernels are run in tests: in three orders of warps, on poisoned memory between guards, to the same last bit."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from minigan.kernels.emulator import options
+
+SIZES = (1, 19, 33, 111, 256, 257, 1025)  # of a block, one more, and odd ones
+DTYPES = ("float32", "float64")
+REAL = {"float32": "float", "float64": "double"}
+GUARD = 64  # elements in front of and behind each array that is allocated
+
+
+def run(work: Callable[[], Any]) -> Any:
+    """What `work` returns, an array or a tuple of them, the same for each order in which threads may run.
+
+    Memory that it gets from np.empty holds NaN (integers: -77) and has guards around it, which must stay.
+    """
+    results = [_run(work, seed) for seed in (0, 1, 2)]
+    for other in results[1:]:
+        for a, b in zip(_tuple(results[0]), _tuple(other), strict=True):
+            np.testing.assert_array_equal(a, b)  # two NaN are equal here
+    return results[0]
+
+
+def _run(work: Callable[[], Any], seed: int) -> Any:
+    allocated = []
+
+    def empty(shape: Any, dtype: Any = np.float64) -> np.ndarray:
+        count = int(np.prod(shape, dtype=np.int64))
+        whole = np.full(count + 2 * GUARD, np.nan if np.dtype(dtype).kind == "f" else -77, dtype)
+        allocated.append(whole)
+        return whole[GUARD : GUARD + count].reshape(shape)
+
+    with pytest.MonkeyPatch.context() as patch, options(seed=seed):
+        patch.setattr(np, "empty", empty)
+        result = work()
+    for whole in allocated:
+        guards = np.concatenate([whole[:GUARD], whole[-GUARD:]])
+        assert np.all(np.isnan(guards) if whole.dtype.kind == "f" else guards == -77), "written beyond the array"
+    return result
+
+
+def _tuple(result: Any) -> tuple[np.ndarray, ...]:
+    return result if isinstance(result, tuple) else (result,)
+
+
+def assert_within(actual: np.ndarray, expected: np.ndarray, limit: Any) -> None:
+    """|actual - expected| <= limit everywhere, and of one shape; a NaN fails."""
+    assert actual.shape == expected.shape, f"expected shape {expected.shape}, got {actual.shape}"
+    difference = np.abs(actual.astype(np.float64) - expected)
+    # "not <=" instead of ">", so that a NaN fails
+    wrong = ~(difference <= limit)
+    assert not wrong.any(), f"{wrong.sum()} of {wrong.size} differ by up to {difference.max()}; allowed {np.max(limit)}"
+
+
+def eps(dtype: Any) -> float:
+    return float(np.finfo(dtype).eps)
+
+
+def strided(a: np.ndarray) -> np.ndarray:
+    """The same values, every second element of memory that holds NaN elsewhere."""
+    big = np.full([2 * n for n in a.shape], np.nan, a.dtype)
+    view = big[tuple(slice(None, None, 2) for _ in a.shape)]
+    view[...] = a
+    return view
+
+
+def transposed(a: np.ndarray) -> np.ndarray:
+    """The same values in Fortran's order."""
+    return np.asfortranarray(a)

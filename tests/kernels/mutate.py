@@ -1,0 +1,131 @@
+"""Plants bugs in the kernels, one at a time, and reports which ones the checks notice.
+
+    python tests/kernels/mutate.py [FAMILY ...] [--only TEXT] [--jobs N]
+
+Each mutations_FAMILY.py here has MUTATIONS, a list of Mutation, and check(files), which passes on the kernels as they
+are and must fail on each mutation in one of those files: by an AssertionError, a KernelError, a crash, or by not coming to an
+end. The kernels are copied; nothing in the repository is changed.
+"""
+
+import argparse
+import importlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+TIMEOUT = 300  # seconds for one mutation, many times what it needs: a kernel that never ends has been noticed
+CAUGHT, SURVIVED, BROKEN = 10, 11, 12  # exit status of a child
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """In `file` (of kernels/), the first `old` becomes `new`. equivalent: for a survivor, why results cannot differ."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    equivalent: str = ""
+
+
+def families() -> list[str]:
+    return sorted(path.stem.removeprefix("mutations_") for path in HERE.glob("mutations_*.py"))
+
+
+def copy_kernels(folder: Path, mutation: Mutation | None) -> Path:
+    """The kernels in a folder of their own, with the bug."""
+    from minigan.kernels import source
+
+    copied = folder / "kernels"
+    shutil.copytree(source.FOLDER, copied, ignore=shutil.ignore_patterns("__pycache__", "emulator", "*.py"))
+    if mutation:
+        path = copied / mutation.file
+        text = path.read_text()
+        if mutation.old not in text or mutation.old == mutation.new:
+            raise SystemExit(f"{mutation.name}: {mutation.file} has no {mutation.old!r}")
+        path.write_text(text.replace(mutation.old, mutation.new, 1))
+    return copied
+
+
+def run_child(family: str, index: int) -> int:
+    """In a process of its own, since a planted bug may crash it. index: -1 for the kernels as they are."""
+    from minigan.kernels import KernelError, source
+
+    module = importlib.import_module(f"mutations_{family}")
+    mutation = module.MUTATIONS[index] if index >= 0 else None
+    with tempfile.TemporaryDirectory() as folder:
+        source.FOLDER = copy_kernels(Path(folder), mutation)
+        try:
+            module.check({mutation.file} if mutation else {m.file for m in module.MUTATIONS})
+        except (AssertionError, KernelError) as error:
+            lines = [line for line in str(error).splitlines() if line.strip()]
+            print(lines[0].strip() if lines else "AssertionError")
+            # A bug that does not even compile shows nothing.
+            return BROKEN if "does not compile" in str(error) else CAUGHT
+    return SURVIVED
+
+
+def run_one(family: str, index: int, environment: dict[str, str]) -> tuple[int, str, float]:
+    """(status, what noticed it, seconds)"""
+    began = time.monotonic()
+    command = [sys.executable, str(HERE / "mutate.py"), "--child", family, str(index)]
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT)
+    except subprocess.TimeoutExpired:
+        return CAUGHT, f"not done after {TIMEOUT} s", time.monotonic() - began
+    seconds = time.monotonic() - began
+    if done.returncode < 0:
+        return CAUGHT, f"crashed, signal {-done.returncode}", seconds
+    if done.returncode not in (CAUGHT, SURVIVED):
+        return BROKEN, (done.stdout + done.stderr).strip(), seconds
+    return done.returncode, done.stdout.strip(), seconds
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
+    parser.add_argument("families", nargs="*", help=f"default: all of {', '.join(families())}")
+    parser.add_argument("--only", default="", help="mutations whose name contains this")
+    parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1))
+    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        return run_child(arguments.child[0], int(arguments.child[1]))
+
+    counts = dict.fromkeys(("caught", "survived", "equivalent", "broken"), 0)
+    with tempfile.TemporaryDirectory() as cache, ThreadPoolExecutor(arguments.jobs) as pool:
+        # Builds of mutated kernels are of no use to anybody else.
+        environment = os.environ | {"MINIGAN_CACHE": cache, "OPENBLAS_NUM_THREADS": "1"}
+        for family in arguments.families or families():
+            # The checks have to pass without a bug, or they prove nothing.
+            status, message, seconds = run_one(family, -1, environment)
+            passed = status == SURVIVED
+            print(f"{family}: the kernels as they are: {'passed' if passed else message} ({seconds:.0f} s)", flush=True)
+            if not passed:
+                return 2
+            run = partial(run_one, family, environment=environment)
+            mutations = importlib.import_module(f"mutations_{family}").MUTATIONS
+            chosen = [i for i, mutation in enumerate(mutations) if arguments.only in mutation.name]
+            for i, (status, message, seconds) in zip(chosen, pool.map(run, chosen), strict=True):
+                mutation = mutations[i]
+                word = {CAUGHT: "caught", SURVIVED: "survived"}.get(status, "broken")
+                if status == SURVIVED and mutation.equivalent:
+                    word, message = "equivalent", mutation.equivalent
+                counts[word] += 1
+                print(f"{word:10} {mutation.name} ({seconds:.0f} s): {message[:150]}", flush=True)
+    share = counts["caught"] / max(1, counts["caught"] + counts["survived"])
+    print(f"\n{', '.join(f'{n} {word}' for word, n in counts.items())}: {share:.1%} caught")
+    return 1 if counts["survived"] or counts["broken"] else 0
+
+
+if __name__ == "__main__":
+    sys.modules["mutate"] = sys.modules["__main__"]  # one class Mutation, for this file and for those that import it
+    sys.path.insert(0, str(HERE))
+    sys.exit(main())

@@ -1,0 +1,255 @@
+"""Bugs to plant in the convolution ladder, and the check that has to notice each of them. mutate.py plants them."""
+
+import numpy as np
+import test_conv2d_ladder as ladder
+from minigan.kernels.emulator import options
+from mutate import Mutation
+
+from minigan.ops import conv2d_cuda
+
+NAIVE, IM2COL, IMPLICIT = "conv2d/1_naive.cu", "conv2d/2_im2col.cu", "conv2d/3_implicit_gemm.cu"
+REGISTERS, COPIES, TENSOR = (
+    "conv2d/4_register_tiles.cu",
+    "conv2d/5_async_copies.cu",
+    "conv2d/6_tensor_cores_tf32.cu",
+)
+GEOMETRY, TILE, RING = "conv2d/geometry.cuh", "conv2d/tile.cuh", "conv2d/ring.cuh"
+PASSES, SLICES = "conv2d/passes.cuh", "conv2d/slices.cuh"
+
+# The rungs that a file is part of; for headers, enough of them.
+CONCERNED = {
+    NAIVE: (1,),
+    IM2COL: (2,),
+    IMPLICIT: (3,),
+    REGISTERS: (4,),
+    COPIES: (5,),
+    TENSOR: (6,),
+    GEOMETRY: (3, 5),
+    TILE: (3, 4, 5, 6),
+    RING: (5, 6),
+    PASSES: (3, 5),
+    SLICES: (2, 3),
+}
+
+FIRST_BARRIER = "    __syncthreads();  // the tiles are complete\n"
+SECOND_BARRIER = "    __syncthreads();  // and may be overwritten\n"
+INSIDE = "h < 0 || h >= g.h || column < 0 || column >= g.w"
+
+MUTATIONS = [
+    # -- 1: naive
+    Mutation("naive: one thread too many", NAIVE, "g.p * g.q * g.k) return;", "g.p * g.q * g.k + 1) return;"),
+    Mutation("naive: no lower bound", NAIVE, INSIDE, "h >= g.h || column < 0 || column >= g.w"),
+    Mutation("naive: last column lost", NAIVE, INSIDE, INSIDE.replace(">= g.w", ">= g.w - 1")),
+    Mutation("naive: parity without the padding", NAIVE, "int r = (h + g.top) % g.stride_h", "int r = h % g.stride_h"),
+    Mutation("naive: stride 1 over the taps", NAIVE, "s += g.stride_w", "s++"),
+    Mutation("naive: r and s swapped", NAIVE, "((k * g.r + r) * g.s + s)", "((k * g.s + s) * g.r + r)"),
+    Mutation("naive: last image lost", NAIVE, "n < g.n;", "n < g.n - 1;"),
+    # -- 2: im2col
+    Mutation(
+        "im2col: no zeros outside",
+        IM2COL,
+        "  columns[index] = inside ? x[((n * g.h + h) * g.w + column) * g.c + c] : 0;",
+        "  if (inside) columns[index] = x[((n * g.h + h) * g.w + column) * g.c + c];",
+    ),
+    Mutation("im2col: no first barrier", IM2COL, FIRST_BARRIER, ""),
+    Mutation("im2col: no second barrier", IM2COL, SECOND_BARRIER, ""),
+    Mutation("im2col: slices overlap", IM2COL, "blockIdx.z * slice_depth,", "blockIdx.z * (slice_depth - 1),"),
+    Mutation("im2col: slice without an end", IM2COL, "end = min(depth, begin + slice_depth)", "end = depth"),
+    Mutation("im2col: tail of the depth lost", IM2COL, "d < end; d += TILE", "d + TILE <= end; d += TILE"),
+    Mutation("im2col: rows unguarded", IM2COL, "if (row < rows && column", "if (column"),
+    Mutation("col2im: wrong parity", IM2COL, "(column + g.left) % g.stride_w", "column % g.stride_w"),
+    # -- 3: implicit GEMM
+    Mutation("implicit: no first barrier", IMPLICIT, FIRST_BARRIER, ""),
+    Mutation("implicit: no second barrier", IMPLICIT, SECOND_BARRIER, ""),
+    Mutation("implicit: no zeros", IMPLICIT, "a_index < 0 ? 0 : a[a_index]", "a[max(a_index, 0)]"),
+    Mutation("implicit: tail of the depth lost", IMPLICIT, "d < pass.end;", "d + BK <= pass.end;"),
+    Mutation("implicit: columns unguarded", IMPLICIT, " && column < pass.columns", ""),
+    Mutation("implicit: bias of the row", IMPLICIT, "bias ? bias[column]", "bias ? bias[row % pass.columns]"),
+    # -- geometry
+    Mutation("class: first tap without the padding", GEOMETRY, "first = (remainder + before)", "first = remainder"),
+    Mutation(
+        "class: offset without the padding",
+        GEOMETRY,
+        "offset = (remainder + before - first)",
+        "offset = (remainder - first)",
+    ),
+    Mutation("class: last tap lost", GEOMETRY, "ceil_div(taps - first, stride)", "(taps - first) / stride"),
+    Mutation("class: last pixel lost", GEOMETRY, "ceil_div(size - remainder, stride)", "(size - remainder) / stride"),
+    Mutation("class: remainders swapped", GEOMETRY, "i * stride_h + row_remainder", "i * stride_h + column_remainder"),
+    Mutation(
+        "class: columns by rows",
+        GEOMETRY,
+        "number / g.stride_w, number % g.stride_w,",
+        "number % g.stride_h, number / g.stride_h,",
+    ),
+    Mutation("class: filter taps backwards", GEOMETRY, "first_r - tap.h * stride_h", "first_r + tap.h * stride_h"),
+    Mutation("class: patches forwards", GEOMETRY, "v.count, h.count, -1)", "v.count, h.count, 1)"),
+    Mutation("slice: wrong begin", GEOMETRY, "begin(slice * slice_depth)", "begin(slice * (slice_depth - 1))"),
+    Mutation("slice: no end", GEOMETRY, "min(g.n * g.p * g.q, begin + slice_depth)", "g.n * g.p * g.q"),
+    Mutation("slice: beyond the pixels", GEOMETRY, "min(g.n * g.p * g.q, begin + slice_depth)", "begin + slice_depth"),
+    Mutation(
+        "patch: no lower bound", GEOMETRY, "static_cast<unsigned>(h) < static_cast<unsigned>(height)", "h < height"
+    ),
+    Mutation(
+        "patch: one column too many",
+        GEOMETRY,
+        "(w) < static_cast<unsigned>(width)",
+        "(w) <= static_cast<unsigned>(width)",
+    ),
+    Mutation(
+        "patch: a pixel too many",
+        GEOMETRY,
+        "if (i >= end) return {0, NOWHERE, NOWHERE};",
+        "if (i > end) return {0, NOWHERE, NOWHERE};",
+    ),
+    Mutation(
+        "patch: a tap too many",
+        GEOMETRY,
+        "if (i >= end) return {NOWHERE, NOWHERE, 0};",
+        "if (i > end) return {NOWHERE, NOWHERE, 0};",
+    ),
+    Mutation(
+        "patch: tap transposed",
+        GEOMETRY,
+        "{direction * row, direction * column,",
+        "{direction * column, direction * row,",
+    ),
+    Mutation("patch: top and left swapped", GEOMETRY, "-g.top, -g.left", "-g.left, -g.top"),
+    Mutation("patch: strides swapped", GEOMETRY, "first_h + step_h * row", "first_h + step_w * row"),
+    Mutation("division: multiplier rounded down", GEOMETRY, "+ divisor - 1) / divisor", ") / divisor"),
+    Mutation("division: shift off by one", GEOMETRY, "31 - __clz", "30 - __clz"),
+    Mutation("filters: a step too many", GEOMETRY, "return d < end ? d : -1;", "return d <= end ? d : -1;"),
+    # -- slices, passes
+    Mutation("slices: the last one lost", SLICES, "slice < slices;", "slice < slices - 1;"),
+    Mutation("slices: the first one twice", SLICES, "slice = 1;", "slice = 0;"),
+    Mutation("passes: always class 0", PASSES, "pass(g, blockIdx.z);", "pass(g, 0);"),
+    Mutation(
+        "passes: one place for all slices",
+        PASSES,
+        "= partial + static_cast<long long>(blockIdx.z) *",
+        "= partial + 0ll *",
+    ),
+    # -- tile
+    Mutation("tile: vectors overlap", TILE, "v % (LINES / VECTOR) * VECTOR", "v % (LINES / VECTOR)"),
+    Mutation(
+        "tile: lines of other vectors",
+        TILE,
+        "first_line + place_of(i).line",
+        "first_line + place_of(COUNT - 1 - i).line",
+    ),
+    Mutation("tile: rows one on another", TILE, "step * PITCH + line", "step * (LINES - 4) + line"),
+    # -- 4: register tiles
+    Mutation("registers: no first barrier", REGISTERS, FIRST_BARRIER, ""),
+    Mutation("registers: no second barrier", REGISTERS, SECOND_BARRIER, ""),
+    Mutation(
+        "registers: the same tile again", REGISTERS, "a_stage.load(a, d + BK, pass.end)", "a_stage.load(a, d, pass.end)"
+    ),
+    Mutation("registers: no zeros", REGISTERS, "index < 0 ? 0 : from[index]", "from[max(index, 0)]"),
+    Mutation("registers: no vector of zeros", REGISTERS, "index < 0 ? make_float4(0, 0, 0, 0) : *", "*"),
+    Mutation("registers: not transposed", REGISTERS, "tile[at.step + e][at.line] =", "tile[at.step][at.line + e] ="),
+    Mutation("registers: groups of four overlap", REGISTERS, "i / 4 * 4 * threads", "i / 4 * 2 * threads"),
+    Mutation(
+        "registers: a row too many", REGISTERS, "if (row >= pass.rows) continue;", "if (row > pass.rows) continue;"
+    ),
+    Mutation("registers: a column too many", REGISTERS, "column < pass.columns", "column <= pass.columns"),
+    # -- ring
+    Mutation("ring: waits for one group too few", RING, "cp_async_wait<SLOTS - 2>", "cp_async_wait<SLOTS - 1>"),
+    Mutation("ring: no barrier", RING, "    __syncthreads();              // so have", "    // so have"),
+    Mutation(
+        "ring: wrong slot copied to",
+        RING,
+        "ring + tile % SLOTS * SLOT_FLOATS;\n    if",
+        "ring + (tile + 1) % SLOTS * SLOT_FLOATS;\n    if",
+    ),
+    Mutation("ring: slot still in use", RING, "copy(tile + SLOTS - 1);", "copy(tile + SLOTS);"),
+    Mutation("ring: a tile too few ahead", RING, "tile < SLOTS - 1; tile++", "tile < SLOTS - 2; tile++"),
+    Mutation(
+        "ring: no empty groups at the end", RING, "    cp_async_commit();", "    if (tile < tiles) cp_async_commit();"
+    ),
+    Mutation("ring: no commit", RING, "    cp_async_commit();", "    //"),
+    Mutation("ring: no zeros", RING, "cp_async4(to, source, index >= 0)", "cp_async4(to, source, true)"),
+    Mutation("ring: no vector of zeros", RING, "cp_async16(to, source, index >= 0)", "cp_async16(to, source, true)"),
+    Mutation("ring: last tile lost", RING, "ceil_div(end - begin, DEPTH)", "(end - begin) / DEPTH"),
+    # -- 5: asynchronous copies
+    Mutation("copies: one step four times", COPIES, "own_line<false>(i, t), step + s)", "own_line<false>(i, t), step)"),
+    Mutation("copies: groups of four overlap", COPIES, "i / 4 * 64", "i / 4 * 32"),
+    Mutation(
+        "copies: rows as columns",
+        COPIES,
+        "read_lines<A, BM>(a_values, a_tile, step, ty)",
+        "read_lines<A, BM>(a_values, a_tile, step, tx)",
+    ),
+    Mutation("copies: rows unguarded", COPIES, "if (row >= pass.rows) continue;", ""),
+    # -- 6: tensor cores
+    Mutation(
+        "tensor: A truncated, not rounded",
+        TENSOR,
+        "fragments[i][e] = to_tf32(__uint_as_float(fragments[i][e]))",
+        "fragments[i][e] &= 0xffffe000",
+    ),
+    Mutation(
+        "tensor: B not rounded",
+        TENSOR,
+        "fragments[j][e] = to_tf32(__uint_as_float(fragments[j][e]))",
+        "fragments[j][e] += 0",
+    ),
+    Mutation(
+        "tensor: matrices swapped in ldmatrix",
+        TENSOR,
+        "line + lane % 16, step + lane / 16 * 4",
+        "line + lane / 16 * 8 + lane % 8, step + lane / 8 % 2 * 4",
+    ),
+    Mutation(
+        "tensor: fragment of A transposed",
+        TENSOR,
+        "line + g + e % 2 * 8, step + q + e / 2 * 4",
+        "line + g + e / 2 * 8, step + q + e % 2 * 4",
+    ),
+    Mutation("tensor: wrong steps of B", TENSOR, "step + q + e * 4", "step + q + e * 2"),
+    Mutation("tensor: halves of C swapped", TENSOR, "half * 2 + e]", "e * 2 + half]"),
+    Mutation(
+        "tensor: warps transposed",
+        TENSOR,
+        "warp % 2 * WARP_M, warp_column = warp / 2 * WARP_N",
+        "warp / 2 * WARP_M, warp_column = warp % 2 * WARP_N",
+    ),
+    Mutation("tensor: half of the depth", TENSOR, "step < BK; step += 8", "step < BK / 2; step += 8"),
+]
+
+
+def check(files: set[str]) -> None:
+    """Every rung that uses a file: all tiles and passes on sizes that straddle tiles, in three orders of warps."""
+    if GEOMETRY in files:
+        check_division()
+    rungs = {rung for file in files for rung in CONCERNED[file]}
+    for rung, tile in ladder.EVERY_TILE:
+        if rung not in rungs:
+            continue
+        for name, what in ladder.PASSES.items():
+            for g in ladder.SIZES:
+                if ladder.fits(name, g, rung, tile):
+                    check_one(what, g, rung, tile)
+
+
+def check_one(what: ladder.Pass, g: ladder.Geometry, rung: int, tile: int | None) -> None:
+    arrays = ladder.random_inputs(what, g)
+    results = []
+    for seed in (0, 1, 2):
+        allocated: list[np.ndarray] = []
+        conv2d_cuda._empty = ladder.poisoned(allocated)
+        with options(seed=seed):
+            results.append(ladder.run(what, g, arrays, **ladder.forced(rung, tile)))
+        for array in allocated:
+            ladder.check_guards(array)
+    ladder.assert_right(what, g, arrays, results[0], tf32=rung == 6)
+    for other in results[1:]:
+        np.testing.assert_array_equal(results[0], other)
+    ladder.check_nan_stays(what, g, rung, tile)
+
+
+def check_division() -> None:
+    import tempfile
+    from pathlib import Path
+
+    with tempfile.TemporaryDirectory() as folder:
+        ladder.test_division_by_multiplication(Path(folder))

@@ -1,0 +1,634 @@
+"""The convolution ladder: every rung, every tile, every pass, against float64, on the emulator.
+
+What is allowed, from the arithmetic. An output is a sum of n products; let s be the square root of the sum of their
+squares, the size of such a sum for random signs, so that partial sums stay within 3 s. Each addition rounds by
+u = 2^-24 of its partial sum at most, evenly spread, so by u / sqrt(3) of it on average, and n such errors of random
+signs add up to sqrt(n) of one: 3 s u sqrt(n / 3). Three times that is allowed, and two roundings of the result for sums
+of one or two: (5.2 sqrt(n) + 2) u s. A product too few or too many is an error of s / sqrt(n), a thousand times as much
+and more.
+
+TF32 inputs are rounded to 10 mantissa bits, so each is off by 2^-11 of itself at most, 2^-11 / sqrt(3) on average over
+the mantissas, and a product of two by 2^-11 sqrt(2 / 3): together 0.82 * 2^-11 s; six times that, 5 * 2^-11 s, is
+allowed. Compared with the reference of inputs that were rounded in the same way, rung 6 has to be as exact as the
+others.
+"""
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from minigan.kernels import KernelError, load
+from minigan.kernels.emulator import options
+
+from minigan import backend
+from minigan.kernel_launch import launch
+from minigan.ops import conv2d_cuda
+from minigan.ops.conv2d import Conv2d, Conv2dInputGrad, Conv2dWeightGrad, _sample_geometries
+from minigan.ops.conv2d_cuda import RUNGS, choose_rung, choose_slices, choose_tile
+from minigan.ops.geometry import Geometry, convolution
+
+GUARD = 64  # elements on both sides of every array
+NAN_BITS = 0x7FC0BEEF  # a NaN that no arithmetic makes
+
+# ---- references: one loop over the taps, in float64 ------------------------------------------------------------------
+
+
+def padded(g: Geometry, x: np.ndarray) -> np.ndarray:
+    h = max(g.h + g.top, (g.p - 1) * g.stride_h + g.r)
+    w = max(g.w + g.left, (g.q - 1) * g.stride_w + g.s)
+    out = np.zeros((g.n, h, w, g.c), x.dtype)
+    out[:, g.top : g.top + g.h, g.left : g.left + g.w] = x
+    return out
+
+
+def taps(g: Geometry, x: np.ndarray):
+    """(r, s, the pixels of padded x that this tap reads: a view (N, P, Q, C))."""
+    for r, s in np.ndindex(g.r, g.s):
+        rows, columns = slice(r, r + g.p * g.stride_h, g.stride_h), slice(s, s + g.q * g.stride_w, g.stride_w)
+        yield r, s, x[:, rows, columns][:, : g.p, : g.q]
+
+
+def reference_forward(g, x, w, bias=None):
+    y = np.zeros(g.y_shape) + (0 if bias is None else bias)
+    for r, s, pixels in taps(g, padded(g, x)):
+        y += pixels @ w[:, r, s].T
+    return y
+
+
+def reference_input_grad(g, gy, w, bias=None):
+    gx = padded(g, np.zeros(g.x_shape))
+    for r, s, pixels in taps(g, gx):
+        pixels += gy @ w[:, r, s]
+    return gx[:, g.top : g.top + g.h, g.left : g.left + g.w] + (0 if bias is None else bias)
+
+
+def reference_weight_grad(g, x, gy):
+    gw = np.zeros(g.w_shape)
+    for r, s, pixels in taps(g, padded(g, x)):
+        gw[:, r, s] = np.tensordot(gy, pixels, ((0, 1, 2), (0, 1, 2)))
+    return gw
+
+
+@dataclass(frozen=True)
+class Pass:
+    run: object
+    reference: object
+    inputs: object  # geometry -> the shapes of the two operands
+    bias: object  # geometry -> its length, or None
+    depth: object  # geometry -> the longest sum
+
+
+PASSES = {
+    "forward": Pass(
+        conv2d_cuda.forward,
+        reference_forward,
+        lambda g: (g.x_shape, g.w_shape),
+        lambda g: g.k,
+        lambda g: g.r * g.s * g.c + 1,
+    ),
+    "input_grad": Pass(
+        conv2d_cuda.input_grad,
+        reference_input_grad,
+        lambda g: (g.y_shape, g.w_shape),
+        lambda g: g.c,
+        lambda g: -(-g.r // g.stride_h) * -(-g.s // g.stride_w) * g.k + 1,
+    ),
+    "weight_grad": Pass(
+        conv2d_cuda.weight_grad,
+        reference_weight_grad,
+        lambda g: (g.x_shape, g.y_shape),
+        lambda g: None,
+        lambda g: g.n * g.p * g.q,
+    ),
+}
+
+
+def round_to_tf32(x: np.ndarray) -> np.ndarray:
+    """To 10 mantissa bits, ties away from zero, by float64 arithmetic and not by bit tricks."""
+    mantissa, exponent = np.frexp(x.astype(np.float64))
+    return np.ldexp(np.trunc(mantissa * 2.0**11 + np.copysign(0.5, mantissa)), exponent - 11)
+
+
+# ---- inputs, memory, comparison --------------------------------------------------------------------------------------
+
+
+def guarded(shape, dtype) -> np.ndarray:
+    """Memory with guards around it; all of it NaN, so that an element that is not written, or read outside, is seen."""
+    count = int(np.prod(shape))
+    bits = np.full(count + 2 * GUARD + 4, NAN_BITS, np.uint32)
+    if np.dtype(dtype) == np.float64:
+        bits = np.full(count + 2 * GUARD + 4, NAN_BITS << 32, np.uint64)
+    begin = GUARD + -(bits.ctypes.data // bits.itemsize) % (16 // bits.itemsize)  # aligned to 16 bytes
+    return bits.view(dtype)[begin : begin + count].reshape(shape)
+
+
+def check_guards(array: np.ndarray) -> None:
+    flat = array.base
+    begin = (array.ctypes.data - flat.ctypes.data) // flat.itemsize
+    rest = np.concatenate([flat[:begin], flat[begin + array.size :]]).view(f"u{flat.itemsize}")
+    assert np.all(rest == (NAN_BITS if flat.itemsize == 4 else NAN_BITS << 32)), "written outside of an array"
+
+
+def poisoned(arrays: list):
+    """In place of conv2d_cuda._empty: memory with guards, which it also appends to `arrays`."""
+
+    def empty(device, shape, dtype):
+        arrays.append(guarded(shape, dtype))
+        return arrays[-1]
+
+    return empty
+
+
+@pytest.fixture(autouse=True)
+def allocated(monkeypatch):
+    """Outputs and workspaces are poisoned, and nothing is written beside them."""
+    arrays = []
+    monkeypatch.setattr(conv2d_cuda, "_empty", poisoned(arrays))
+    yield arrays
+    for array in arrays:
+        check_guards(array)
+
+
+def random_inputs(what: Pass, g: Geometry, dtype=np.float32, bias=True, seed=0):
+    rng = np.random.default_rng(seed)
+    shapes = [*what.inputs(g), *([(what.bias(g),)] if bias and what.bias(g) else [])]
+    arrays = []
+    for shape in shapes:
+        arrays.append(guarded(shape, dtype))
+        arrays[-1][...] = rng.standard_normal(shape)
+    return arrays
+
+
+def run(what: Pass, g: Geometry, arrays, **settings):
+    first, second, *bias = arrays
+    return what.run("emulated", first, second, g, *bias, **settings)
+
+
+def assert_right(what: Pass, g: Geometry, arrays, result, tf32=False):
+    """As exact as the arithmetic allows; also where the result is NaN, or has no variance at all."""
+    wide = [a.astype(np.float64) for a in arrays]
+    if tf32:
+        wide[:2] = [round_to_tf32(a) for a in arrays[:2]]
+    exact = what.reference(g, *wide)
+    size = np.sqrt(what.reference(g, *(a**2 for a in wide)))
+    unit = np.finfo(arrays[0].dtype).eps / 2
+    allowed = (5.2 * np.sqrt(what.depth(g)) + 2) * unit * size
+    assert result.shape == exact.shape
+    assert result.dtype == arrays[0].dtype
+    wrong = ~(np.abs(result - exact) <= allowed)
+    assert not wrong.any(), f"{wrong.sum()} of {wrong.size} are wrong, e.g. {np.argwhere(wrong)[0]}"
+
+
+def problem(x, w, stride, padding) -> Geometry:
+    return convolution("test", x, w, stride, padding)
+
+
+# Sizes that straddle the edges of all tiles: rows 1, 19, 33, 111 ..., columns 1, 3, 33, 68, 132, depths likewise.
+SIZES = [
+    problem((1, 1, 1, 1), (1, 1, 1, 1), 1, 0),
+    problem((2, 19, 33, 3), (5, 5, 5, 3), 2, "same"),
+    problem((1, 9, 7, 8), (20, 4, 4, 8), 2, "same"),
+    problem((1, 8, 9, 33), (19, 3, 3, 33), 1, "same"),
+    problem((2, 7, 8, 20), (68, 3, 3, 20), 1, 1),
+    problem((1, 5, 6, 132), (36, 2, 2, 132), 1, "valid"),
+    problem((1, 3, 111, 4), (8, 3, 3, 4), 1, "same"),
+    problem((3, 7, 8, 2), (3, 3, 2, 2), (3, 1), ((2, 0), (1, 3))),  # asymmetric in every way
+    problem((2, 9, 7, 12), (4, 2, 1, 12), (3, 2), (1, 0)),  # kernel smaller than the stride: classes without taps
+    problem((1, 2, 2, 4), (4, 5, 5, 4), 3, "same"),  # image smaller than the stride: classes without pixels
+    problem((5, 6, 6, 1), (7, 4, 4, 1), 1, "valid"),
+    problem((1, 4, 4, 16), (3, 3, 3, 16), 1, ((4, 0), (0, 5))),  # more padding than kernel
+]
+
+# (height, channels, filters, kernel, stride, padding) of every convolution of the five systems, and of the convolution
+# whose input gradient each transposed one is; channels divided by 16 and the colours kept, batch 1.
+SYSTEMS = {
+    "cats, simpsons": [
+        (128, 3, 4, 5, 2, "same"),
+        (64, 4, 8, 5, 2, "same"),
+        (32, 8, 16, 5, 2, "same"),
+        (16, 16, 32, 5, 1, "same"),
+        (16, 32, 64, 5, 2, "same"),
+        (128, 3, 4, 5, 1, "same"),
+        (128, 4, 8, 5, 2, "same"),
+    ],
+    "anime": [
+        (64, 3, 4, 4, 2, "same"),
+        (32, 4, 8, 4, 2, "same"),
+        (16, 8, 16, 4, 2, "same"),
+        (8, 16, 32, 4, 2, "same"),
+        (32, 4, 4, 3, 1, "same"),
+        (4, 32, 7, 4, 1, "valid"),
+    ],
+    "maxpool": [
+        (32, 3, 8, 5, 1, "same"),
+        (16, 8, 16, 5, 1, "same"),
+        (8, 16, 32, 5, 1, "same"),
+        (8, 16, 16, 5, 2, "same"),
+        (16, 8, 16, 5, 2, "same"),
+        (32, 4, 8, 5, 2, "same"),
+        (32, 4, 3, 5, 1, "same"),
+    ],
+    "began": [
+        (64, 3, 8, 3, 1, "same"),
+        (64, 8, 8, 3, 2, "same"),
+        (32, 8, 16, 3, 1, "same"),
+        (32, 16, 16, 3, 2, "same"),
+        (16, 16, 24, 3, 1, "same"),
+        (16, 24, 24, 3, 2, "same"),
+        (8, 24, 32, 3, 1, "same"),
+        (8, 32, 32, 3, 1, "same"),
+        (64, 8, 3, 3, 1, "same"),
+    ],
+}
+
+EVERY_TILE = [(rung, tile) for rung, spec in RUNGS.items() for tile in range(len(spec.tiles)) or [None]]
+tiles = pytest.mark.parametrize(("rung", "tile"), EVERY_TILE, ids=lambda n: str(n))
+passes = pytest.mark.parametrize("name", PASSES)
+rungs = pytest.mark.parametrize("rung", RUNGS)
+
+
+def forced(rung, tile):
+    """The settings that force a rung and, from rung 4 on, a tile."""
+    return {"rung": rung} if rung < 4 else {"rung": rung, "tile": tile}
+
+
+def fits(name, g, rung, tile):
+    """Whether the tile has loads that are narrow enough for these channels."""
+    a, b = {"forward": (g.c, g.c), "input_grad": (g.k, g.c), "weight_grad": (g.k, g.c)}[name]
+    allowed = tuple(4 if channels % 4 == 0 else 1 for channels in (a, b))
+    return rung < 4 or conv2d_cuda._widest(RUNGS[rung].tiles[tile], allowed) is not None
+
+
+# ---- right numbers ---------------------------------------------------------------------------------------------------
+
+
+@passes
+def test_the_reference_agrees_with_the_ops(name):
+    op = {"forward": Conv2d, "input_grad": Conv2dInputGrad, "weight_grad": Conv2dWeightGrad}[name]
+    for g in _sample_geometries():
+        arrays = random_inputs(PASSES[name], g, np.float64)
+        expected = op.reference(*arrays, geometry=g)
+        np.testing.assert_allclose(PASSES[name].reference(g, *arrays), expected, rtol=0, atol=1e-12)
+
+
+@passes
+@tiles
+def test_sizes_that_straddle_tiles(rung, tile, name):
+    what = PASSES[name]
+    checked = 0
+    for g in SIZES:
+        if not fits(name, g, rung, tile):
+            continue
+        arrays = random_inputs(what, g, bias=checked % 2 == 0)
+        copies = [a.copy() for a in arrays]
+        result = run(what, g, arrays, **forced(rung, tile))
+        assert_right(what, g, arrays, result, tf32=RUNGS[rung].precision == "tf32")
+        for array, copy in zip(arrays, copies, strict=True):
+            np.testing.assert_array_equal(array, copy)
+        checked += 1
+    assert checked >= 5
+
+
+def check_nan_stays(what, g, rung, tile):
+    """A NaN comes out where its pixel is read, and nowhere else: nothing is multiplied by 0 to be left out."""
+    arrays = random_inputs(what, g)
+    first = arrays[0]
+    for at in (np.zeros(4, int), np.array(first.shape) // 2, np.array(first.shape) - 1):
+        before = first[tuple(at)]
+        first[tuple(at)] = np.nan
+        result, exact = run(what, g, arrays, **forced(rung, tile)), what.reference(g, *arrays)
+        np.testing.assert_array_equal(np.isnan(result), np.isnan(exact))
+        first[tuple(at)] = before
+
+
+@passes
+@tiles
+def test_a_nan_stays_where_it_belongs(rung, tile, name):
+    for g in SIZES[1:]:
+        if fits(name, g, rung, tile):
+            check_nan_stays(PASSES[name], g, rung, tile)
+
+
+@passes
+@pytest.mark.parametrize("rung", [1, 2, 3])
+def test_double(rung, name):
+    for g in SIZES:
+        arrays = random_inputs(PASSES[name], g, np.float64)
+        assert_right(PASSES[name], g, arrays, run(PASSES[name], g, arrays, rung=rung))
+
+
+@passes
+@rungs
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_layers_of_the_five_systems(system, rung, name):
+    for h, c, k, kernel, stride, padding in SYSTEMS[system]:
+        g = problem((1, h, h, c), (k, kernel, kernel, c), stride, padding)
+        arrays = random_inputs(PASSES[name], g)
+        result = run(PASSES[name], g, arrays, rung=rung)
+        assert_right(PASSES[name], g, arrays, result, tf32=RUNGS[rung].precision == "tf32")
+
+
+@passes
+def test_what_is_chosen_by_default(name):
+    for dtype, precision in ((np.float32, "float32"), (np.float32, "tf32"), (np.float64, "float32")):
+        for g in SIZES[:5]:
+            arrays = random_inputs(PASSES[name], g, dtype)
+            result = run(PASSES[name], g, arrays, precision=precision)
+            assert_right(PASSES[name], g, arrays, result, tf32=precision == "tf32")
+
+
+@passes
+def test_tf32_against_unrounded_inputs(name):
+    what, g = PASSES[name], SIZES[4]
+    arrays = random_inputs(what, g)
+    wide = [a.astype(np.float64) for a in arrays]
+    exact, size = what.reference(g, *wide), np.sqrt(what.reference(g, *(a**2 for a in wide)))
+    error = np.abs(run(what, g, arrays, rung=6) - exact) / size
+    assert np.all(error <= 5 * 2.0**-11)
+    assert np.sqrt(np.mean(error**2)) > 0.1 * 2.0**-11  # and it is TF32, not float32
+
+
+@passes
+@rungs
+def test_random_problems(rung, name):
+    rng = np.random.default_rng(rung)
+    what = PASSES[name]
+    for _ in range(12):
+        r, s, stride_h, stride_w = rng.integers(1, [6, 6, 4, 4])
+        n, c, k = rng.integers(1, [4, 24, 24])
+        h, w = rng.integers(1, 12, 2)
+        pads = rng.integers(0, 4, (2, 2)).tolist()
+        h, w = max(h, r - sum(pads[0])), max(w, s - sum(pads[1]))
+        x, filters = (int(n), int(h), int(w), int(c)), (int(k), int(r), int(s), int(c))
+        g = problem(x, filters, (int(stride_h), int(stride_w)), pads)
+        arrays = random_inputs(what, g)
+        result = run(what, g, arrays, rung=rung)
+        assert_right(what, g, arrays, result, tf32=RUNGS[rung].precision == "tf32")
+
+
+# ---- the same bits ---------------------------------------------------------------------------------------------------
+
+
+@passes
+@tiles
+def test_every_order_of_warps_gives_the_same_bits(rung, tile, name):
+    """Races change something between orders; and with an odd seed, copies land at once."""
+    for g in (SIZES[4], SIZES[6]):
+        arrays = random_inputs(PASSES[name], g)
+        results = []
+        for seed in (0, 1, 2, 3):
+            with options(seed=seed):
+                results.append(run(PASSES[name], g, arrays, **forced(rung, tile)))
+        for other in results[1:]:
+            np.testing.assert_array_equal(results[0], other)
+
+
+@rungs
+def test_split_k_is_deterministic(rung, allocated):
+    g = SIZES[1]
+    what = PASSES["weight_grad"]
+    arrays = random_inputs(what, g)
+    results = []
+    for seed in (0, 0, 5):
+        with options(seed=seed):
+            results.append(run(what, g, arrays, rung=rung))
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_array_equal(results[0], results[2])
+    slices = {a.shape[0] for a in allocated if a.ndim == 2 and a.shape[1] == results[0].size}
+    assert slices == (set() if rung == 1 else {choose_slices_of(rung, g)})
+    assert rung == 1 or choose_slices_of(rung, g) > 1
+
+
+def choose_slices_of(rung, g):
+    rows, columns, depth = g.k, g.r * g.s * g.c, g.n * g.p * g.q
+    tile, _ = choose_tile(rung, rows, columns, (1, 1))
+    grid = -(-rows // tile.bm) * -(-columns // tile.bn)
+    return choose_slices(grid, depth, tile.bk, rows * columns, 4)[0]
+
+
+def test_slices_cover_the_depth_and_fit_the_workspace():
+    for tiles_, depth, bk, outputs in ((1, 1, 16, 1), (1, 1254, 16, 375), (40, 10**6, 8, 10**6), (1, 10**9, 16, 10**8)):
+        slices, slice_depth = choose_slices(tiles_, depth, bk, outputs, 4)
+        assert slice_depth % bk == 0
+        assert (slices - 1) * slice_depth < depth <= slices * slice_depth
+        assert slices == 1 or slices * outputs * 4 <= conv2d_cuda.WORKSPACE_BYTES
+
+
+# ---- memory ----------------------------------------------------------------------------------------------------------
+
+
+@passes
+@rungs
+def test_inputs_that_are_not_contiguous(rung, name):
+    g = SIZES[2]
+    arrays = random_inputs(PASSES[name], g)
+    strided = [np.asfortranarray(arrays[0]), arrays[1][:, ::-1, :, :].copy()[:, ::-1], *arrays[2:]]
+    strided[2:] = [np.repeat(b, 2)[::2] for b in strided[2:]]
+    assert not any(a.flags.c_contiguous for a in strided)
+    result = run(PASSES[name], g, strided, rung=rung)
+    np.testing.assert_array_equal(result, run(PASSES[name], g, arrays, rung=rung))
+
+
+@passes
+@pytest.mark.parametrize("rung", [4, 5, 6])
+@pytest.mark.parametrize("moved", [(0,), (1,), (0, 1)])
+def test_arrays_that_begin_4_bytes_beside_a_vector(moved, rung, name):
+    """They are loaded float by float, in the same order."""
+    g = SIZES[2]
+    arrays = random_inputs(PASSES[name], g)
+    beside = list(arrays)
+    for i in moved:
+        beside[i] = np.full(arrays[i].size + 4, np.nan, np.float32)[1:-3].reshape(arrays[i].shape)
+        beside[i][...] = arrays[i]
+        assert beside[i].ctypes.data % 16
+        assert conv2d_cuda.vector(beside[i], 4) == 1
+    assert all(conv2d_cuda.vector(a, 4) == 4 for a in arrays[:2])
+    result = run(PASSES[name], g, beside, rung=rung, tile=0)
+    np.testing.assert_array_equal(result, run(PASSES[name], g, arrays, rung=rung, tile=0))
+
+
+@passes
+@rungs
+def test_an_empty_batch(rung, name):
+    g = problem((0, 5, 5, 4), (3, 3, 3, 4), 1, "same")
+    result = run(PASSES[name], g, random_inputs(PASSES[name], g), rung=rung)
+    assert result.shape == PASSES[name].reference(g, *random_inputs(PASSES[name], g)).shape
+    assert not result.any()
+
+
+@pytest.mark.parametrize(
+    "g",
+    [
+        Geometry(1 << 15, 256, 256, 1, 1, 1, 1, 256, 256, 1, 1, 0, 0),
+        Geometry(1, 1, 1, 1 << 16, 1 << 15, 1, 1, 1, 1, 1, 1, 0, 0),
+        Geometry(1, 1, 1 << 29, 1, 1, 1, 1, 1, 1 << 29, 1, 1, 0, 0),
+        Geometry(1, 4, 4, 1, 1, 1, 1, 4, 4, 1, 1, 1 << 29, 0),
+    ],
+    ids=["activations", "filters", "width", "padding"],
+)
+def test_sizes_beyond_int_are_refused(g):
+    fake = [SimpleNamespace(shape=shape, dtype=np.dtype(np.float32)) for shape in (g.x_shape, g.w_shape, g.y_shape)]
+    for rung in RUNGS:
+        for function, operands in (
+            (conv2d_cuda.forward, fake[:2]),
+            (conv2d_cuda.input_grad, [fake[2], fake[1]]),
+            (conv2d_cuda.weight_grad, [fake[0], fake[2]]),
+        ):
+            with pytest.raises(ValueError, match=r"split the batch|padded input"):
+                function("emulated", *operands, g, rung=rung)
+
+
+def test_a_patch_matrix_beyond_int_is_refused_by_rung_2():
+    g = problem((1, 64, 64, 1024), (1, 33, 33, 1024), 1, "same")
+    x, w, gy = np.empty(g.x_shape, np.float32), np.empty(g.w_shape, np.float32), np.empty(g.y_shape, np.float32)
+    for function, operands in (
+        (conv2d_cuda.forward, (x, w)),
+        (conv2d_cuda.input_grad, (gy, w)),
+        (conv2d_cuda.weight_grad, (x, gy)),
+    ):
+        with pytest.raises(ValueError, match="im2col's matrix has 4567597056 elements"):
+            function("emulated", *operands, g, rung=2)
+
+
+# ---- refusals and choices --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "settings", "message"),
+    [
+        ({0: np.zeros((1, 9, 7, 4), np.float32)}, {}, r"input: expected \(1, 9, 7, 8\) float32, got \(1, 9, 7, 4\)"),
+        ({1: np.zeros((20, 4, 4, 8))}, {}, r"weight: expected \(20, 4, 4, 8\) float32, got .* float64"),
+        ({2: np.zeros(19, np.float32)}, {}, r"bias: expected \(20,\) float32, got \(19,\)"),
+        ({}, {"rung": 7}, "there is no rung 7; there are 1, 2, 3, 4, 5, 6"),
+        ({}, {"precision": "bf16"}, "expected precision 'float32' or 'tf32', got 'bf16'"),
+        ({0: np.zeros((1, 9, 7, 8), np.float16)}, {}, "expected float32 or float64, got float16"),
+        ({0: np.zeros((1, 9, 7, 8))}, {"rung": 4}, "rung 4 is for float32 from sm_75 on, got float64"),
+    ],
+)
+def test_refused(change, settings, message):
+    arrays = random_inputs(PASSES["forward"], SIZES[2])
+    for i, array in change.items():
+        arrays[i] = array
+    with pytest.raises(ValueError, match=message):
+        run(PASSES["forward"], SIZES[2], arrays, **settings)
+
+
+def test_a_tile_without_narrow_loads_is_refused():
+    arrays = random_inputs(PASSES["forward"], SIZES[1])
+    with pytest.raises(ValueError, match=r"rung 4, tile 1: loads of"):
+        run(PASSES["forward"], SIZES[1], arrays, rung=4, tile=1)
+
+
+def test_old_cards_have_no_asynchronous_copies(monkeypatch):
+    monkeypatch.setattr(conv2d_cuda, "architecture", lambda device: 75)
+    arrays = random_inputs(PASSES["forward"], SIZES[2])
+    with pytest.raises(ValueError, match="rung 5 is for float32 from sm_80 on, got float32 on sm_75"):
+        run(PASSES["forward"], SIZES[2], arrays, rung=5)
+    assert_right(PASSES["forward"], SIZES[2], arrays, run(PASSES["forward"], SIZES[2], arrays, precision="tf32"))
+
+
+def test_which_rung_and_tile():
+    large, image = (
+        problem((64, 32, 32, 128), (256, 5, 5, 128), 2, "same"),
+        problem((64, 64, 64, 3), (64, 5, 5, 3), 2, "same"),
+    )
+    assert choose_rung(large, "float64", 90, "tf32") == 3
+    assert choose_rung(large, "float32", 90, "tf32") == 6
+    assert choose_rung(large, "float32", 90) == 5
+    assert choose_rung(large, "float32", 75, "tf32") == 4
+    assert choose_rung(image, "float32", 90) == 4
+    for rung in (4, 5, 6):
+        assert choose_tile(rung, 64 * 16 * 16, 256, (4, 4))[0].bm == 128
+        assert choose_tile(rung, 64 * 16 * 16, 256, (4, 1))[0].bm == 64  # its 128 has no narrow loads
+        assert choose_tile(rung, 64, 256, (4, 4))[0].bm == 64  # too few blocks
+    assert choose_tile(4, 64 * 64 * 64, 3, (4, 1)) == (RUNGS[4].tiles[2], (4, 1))
+
+
+def test_every_variant_is_used():
+    """What --check compiles is what can be chosen, and the other way round."""
+    for rung, spec in RUNGS.items():
+        declared = {str(v) for v in load(f"conv2d/{spec.source}").variants}
+        if rung < 4:
+            assert declared == {f"REAL={conv2d_cuda.C_TYPES[dtype]}" for dtype in spec.dtypes}
+            continue
+        chosen = [{**t.macros, "VECTOR_A": a, "VECTOR_B": b} for t in spec.tiles for a, b in t.vectors]
+        assert declared == {" ".join(f"{name}={c[name]}" for name in sorted(c)) for c in chosen}
+
+
+def test_tiles_say_what_the_kernels_have():
+    """A block of another size than the kernel's own is refused."""
+    g = SIZES[2]
+    x, w = random_inputs(PASSES["forward"], g, bias=False)
+    y = guarded(g.y_shape, np.float32)
+    tile = RUNGS[6].tiles[0]
+    macros = {**tile.macros, "VECTOR_A": 4, "VECTOR_B": 4}
+    with pytest.raises(KernelError, match=r"512 threads|__launch_bounds__"):
+        launch(
+            "conv2d/6_tensor_cores_tf32.cu",
+            "conv2d_forward",
+            (1, 1),
+            tile.threads * 2,
+            [x, w, None, y, vars(g)],
+            device="emulated",
+            macros=macros,
+            shared_bytes=conv2d_cuda._ring_bytes(tile, True, True),
+        )
+
+
+def test_division_by_multiplication(tmp_path):
+    source = tmp_path / "divide.cu"
+    source.write_text(
+        '#include "common.cuh"\n#include "conv2d/geometry.cuh"\n'
+        'extern "C" __global__ void divide(const int* n, const int* d, int* quotient, int count) {\n'
+        "  const long long i = grid_thread();\n  if (i < count) quotient[i] = Divider(d[i]).quotient(n[i]);\n}\n"
+    )
+    rng = np.random.default_rng(0)
+    divisors = [
+        *range(1, 130),
+        2**30 - 1,
+        2**30,
+        2**30 + 1,
+        2**31 - 1,
+        *(2 ** rng.uniform(0, 31, 200)).astype(int).tolist(),
+    ]
+    n, d = [], []
+    for divisor in divisors:
+        near = [k * divisor + e for k in (0, 1, 2, 3, 1000, (2**31 - 1) // divisor) for e in (-1, 0, 1)]
+        near += [2**31 - 1, 2**31 - 2, *rng.integers(0, 2**31, 20).tolist()]
+        near = [value for value in near if 0 <= value < 2**31]
+        n += near
+        d += [divisor] * len(near)
+    n, d = np.array(n, np.int32), np.array(d, np.int32)
+    quotient = np.full(n.size, -1, np.int32)
+    launch(source, "divide", -(-n.size // 256), 256, [n, d, quotient, n.size], device="emulated")
+    np.testing.assert_array_equal(quotient, n // d)
+
+
+# ---- on a GPU --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(backend.cuda_problem() is not None, reason=str(backend.cuda_problem()))
+@passes
+@tiles
+def test_on_cuda(rung, tile, name, monkeypatch):
+    """Tensor cores add with less care than float additions, so all sums of rung 6 may be off as TF32 products are."""
+    monkeypatch.undo()  # no NumPy workspaces
+    if conv2d_cuda.architecture("cuda") < RUNGS[rung].architecture:
+        pytest.skip(f"rung {rung} needs sm_{RUNGS[rung].architecture}")
+    what = PASSES[name]
+    for g in SIZES:
+        if fits(name, g, rung, tile):
+            arrays = random_inputs(what, g)
+            there = [backend.to_device(a, "cuda") for a in arrays]
+            results = [
+                backend.to_numpy(what.run("cuda", *there[:2], g, *there[2:], **forced(rung, tile))) for _ in range(2)
+            ]
+            np.testing.assert_array_equal(*results)
+            if rung < 6:
+                assert_right(what, g, arrays, results[0])
+            else:
+                wide = [a.astype(np.float64) for a in arrays]
+                size = np.sqrt(what.reference(g, *(a**2 for a in wide)))
+                assert np.all(np.abs(results[0] - what.reference(g, *wide)) <= 5 * 2.0**-11 * size)

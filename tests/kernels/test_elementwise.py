@@ -1,0 +1,138 @@
+"""leaky_relu.cu, elu.cu and losses.cu against float64."""
+
+import numpy as np
+import pytest
+from leaf_checks import DTYPES, REAL, SIZES, assert_within, eps, run, strided, transposed
+
+import minigan as mg
+import minigan.functional as F
+from minigan.kernel_launch import launch, launch_elements
+from minigan.ops.elu import elu_forward, elu_grad
+from minigan.ops.leaky_relu import scale_negative
+from minigan.ops.losses import logistic_loss
+
+
+def numbers(size, dtype, seed=0, scale=1.0):
+    return (scale * np.random.default_rng(seed).standard_normal(size)).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", SIZES)
+def test_scale_negative(size, dtype):
+    condition, x = numbers(size, dtype), numbers(size, dtype, 1)
+    condition[size // 2] = 0  # not positive
+    y = run(lambda: scale_negative("emulated", condition, x, 0.25))
+    np.testing.assert_array_equal(y, np.where(condition > 0, x, x * x.dtype.type(0.25)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", SIZES)
+def test_elu(size, dtype):
+    """Relative to the result, also for x near 0, where e^x - 1 cancels."""
+    x = numbers(size, dtype) * 10.0 ** numbers(size, dtype, 2).astype(int)
+    x = x.astype(dtype)
+    y = run(lambda: elu_forward("emulated", x, 0.7))
+    exact = x.astype(np.float64)
+    expected = np.where(exact > 0, exact, float(x.dtype.type(0.7)) * np.expm1(exact))
+    assert_within(y, expected, 4 * eps(dtype) * np.abs(expected))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", SIZES)
+def test_elu_gradient(size, dtype):
+    y, gy = np.maximum(numbers(size, dtype), -0.7), numbers(size, dtype, 1)
+    y[0] = 0  # alpha's side: both one-sided derivatives are equal for alpha = 1 alone
+    gx = run(lambda: elu_grad("emulated", y, gy, 0.7))
+    expected = np.where(y > 0, gy, gy.astype(np.float64) * (y.astype(np.float64) + 0.7))
+    assert_within(gx, expected, 4 * eps(dtype) * np.abs(gy))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", SIZES)
+def test_logistic_loss(size, dtype):
+    z, t = numbers(size, dtype, scale=8), np.abs(numbers(size, dtype, 1)) % 1
+    y = run(lambda: logistic_loss("emulated", z, t))
+    exact, target = z.astype(np.float64), t.astype(np.float64)
+    expected = np.logaddexp(0, exact) - exact * target
+    assert_within(y, expected, 4 * eps(dtype) * (1 + np.abs(exact)))
+
+
+def test_logistic_loss_of_extreme_logits():
+    z, t = np.array([1e30, -1e30, 1e30, -200, np.nan, 0], np.float32), np.array([1, 0, 0, 0, 0, 0.5], np.float32)
+    y = run(lambda: logistic_loss("emulated", z, t))
+    np.testing.assert_allclose(y, np.array([0, 0, 1e30, 0, np.nan, np.log(2)], np.float32), rtol=1e-6)
+
+
+def mean_loss(kernel, a, b, blocks):
+    sums, mean = np.empty(blocks), np.empty(1, a.dtype)
+    macros = {"REAL": REAL[str(a.dtype)]}
+    launch("losses.cu", kernel, blocks, 256, [a, b, sums, a.size], device="emulated", macros=macros)
+    launch("losses.cu", "mean_of_sums", 1, 256, [sums, mean, blocks, a.size], device="emulated", macros=macros)
+    return mean
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("size", "blocks"), [(1, 1), (19, 1), (33, 2), (257, 1), (1025, 3), (4097, 259)])
+def test_mean_losses(size, blocks, dtype):
+    """The sums are double, so a float mean is off by the rounding of its terms and its own."""
+    a, b = numbers(size, dtype, scale=3), np.abs(numbers(size, dtype, 1)) % 1
+    exact, target = a.astype(np.float64), b.astype(np.float64)
+    logistic = run(lambda: mean_loss("logistic_sums", a, b, blocks))
+    terms = np.logaddexp(0, exact) - exact * target
+    assert_within(logistic, np.array([terms.mean()]), 4 * eps(dtype) * (1 + np.abs(exact).mean()))
+    l1 = run(lambda: mean_loss("l1_sums", a, b, blocks))
+    assert_within(l1, np.array([np.abs(exact - target).mean()]), 2 * eps(dtype) * (1 + np.abs(exact).mean()))
+
+
+def gradient(kernel, a, b, gy):
+    result = np.empty(a.shape, a.dtype)
+    launch_elements("losses.cu", kernel, a.size, [a, b, gy, result], device="emulated", dtype=a.dtype)
+    return result
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", SIZES)
+def test_gradients_of_mean_losses(size, dtype):
+    a, b, gy = numbers(size, dtype, scale=8), np.abs(numbers(size, dtype, 1)) % 1, np.array([-1.5], dtype)
+    a[0] = b[0]
+    exact, target = a.astype(np.float64), b.astype(np.float64)
+    gz = run(lambda: gradient("logistic_gradient", a, b, gy))
+    assert_within(gz, -1.5 / size * (1 / (1 + np.exp(-exact)) - target), 8 * eps(dtype) / size)
+    ga = run(lambda: gradient("l1_gradient", a, b, gy))
+    assert_within(ga, -1.5 / size * np.sign(exact - target), 2 * eps(dtype) / size)
+
+
+def test_nan_stays():
+    x = np.array([np.nan, 1, -1], np.float32)
+    one = np.ones(3, np.float32)
+    for result in (
+        scale_negative("emulated", x, x, 0.2),
+        elu_forward("emulated", x, 1.0),
+        logistic_loss("emulated", x, one),
+        gradient("logistic_gradient", x, one, one[:1].copy()),
+        gradient("l1_gradient", x, one, one[:1].copy()),
+    ):
+        assert np.isnan(result).tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize("layout", [strided, transposed, lambda a: a[::-1].copy()[::-1]])
+def test_ops_take_any_layout(layout):
+    """Inputs and cotangents that are not contiguous, and arrays without dimensions or elements."""
+    rng = np.random.default_rng(3)
+    for shape in ((7, 19), (), (0, 3)):
+        a = np.asarray(rng.standard_normal(shape))
+        t, gy = np.abs(np.asarray(rng.standard_normal(shape))) % 1, np.asarray(rng.standard_normal(shape))
+        for function in (F.leaky_relu, F.elu):
+            found = []
+            for device, change in (("cpu", np.asarray), ("emulated", layout if shape else np.asarray)):
+                x = mg.tensor(change(a), requires_grad=True, device=device)
+                y = function(x)
+                y.backward(change(gy))
+                found.append((y.numpy(), x.grad.numpy()))
+            for ours, theirs in zip(*found, strict=True):
+                assert_within(ours, theirs, 1e-15)
+        if a.size:
+            z = mg.tensor(layout(a) if shape else a, requires_grad=True, device="emulated")
+            target = mg.tensor(layout(t) if shape else t, device="emulated")
+            loss = F.binary_cross_entropy_with_logits(z, target)
+            assert_within(loss.numpy(), (np.logaddexp(0, a) - a * t).mean(), 1e-14)
