@@ -71,7 +71,7 @@ class Cats(System):
         self.generator_adam = optim.Adam(self.generator.parameters(), settings.lr_generator, settings.beta1)
         self.discriminator_adam = optim.Adam(self.discriminator.parameters(), settings.lr_discriminator, settings.beta1)
 
-    def step(self, real: mg.Tensor) -> dict[str, float]:
+    def step(self, real: mg.Tensor) -> dict[str, mg.Tensor]:
         """The discriminator first, then the generator, with the same z."""
         fake = self.generator(self.generator.noise(len(real)))
 
@@ -94,7 +94,7 @@ class Cats(System):
         self.generator_adam.step()
         self.discriminator.requires_grad_(True)
 
-        return {"loss_discriminator": loss_discriminator.item(), "loss_generator": loss_generator.item()}
+        return {"loss_discriminator": loss_discriminator, "loss_generator": loss_generator}
 
 
 def main() -> None:

@@ -35,7 +35,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   const long long size = static_cast<long long>(row[4]);
   const long long first = static_cast<long long>(blockIdx.x - row[5]) * BLOCK_ELEMENTS;
   const long long end = min(first + BLOCK_ELEMENTS, size);
-#pragma unroll 2
+#pragma unroll 2  // by four, as the compiler would have it, registers spill on sm_100
   for (long long i = first + threadIdx.x; i < end; i += THREADS) {
     m[i] += keep1 * (g[i] - m[i]);
     v[i] += keep2 * (g[i] * g[i] - v[i]);

@@ -8,5 +8,7 @@
 extern "C" __global__ void __launch_bounds__(256)
     scale_negative(const REAL* condition, const REAL* x, REAL* y, REAL slope, int n) {
   const long long i = grid_thread();
-  if (i < n) y[i] = condition[i] > 0 ? x[i] : slope * x[i];
+  if (i >= n) return;
+  const REAL scaled = slope == 0 && x[i] == x[i] ? 0 : slope * x[i];  // 0 for infinity too; a NaN stays one
+  y[i] = condition[i] > 0 ? x[i] : scaled;
 }

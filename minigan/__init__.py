@@ -4,7 +4,7 @@ Read it from `tensor.py` on: `ops/`, `functional.py`, `nn.py`, `optim.py`, then 
 """
 
 from minigan import functional, init, nn, optim, random
-from minigan.backend import DeviceError, default_device
+from minigan.backend import DeviceError, default_device, set_matmul_precision
 from minigan.gradcheck import GradcheckError, gradcheck
 from minigan.random import manual_seed
 from minigan.tensor import (
@@ -40,5 +40,6 @@ __all__ = [
     "optim",
     "random",
     "set_grad_enabled",
+    "set_matmul_precision",
     "tensor",
 ]

@@ -93,6 +93,35 @@ def cuda_index(device: str) -> int:
     return int(device.partition(":")[2] or 0)
 
 
+def cuda_architecture(device: str) -> int:
+    """80 for an sm_80, such as an A100."""
+    return int(cupy().cuda.Device(cuda_index(device)).compute_capability)
+
+
+PRECISIONS = ("float32", "tf32")
+
+_precision: str | None = None
+
+
+def set_matmul_precision(precision: str) -> None:
+    """How float32 convolutions are computed on CUDA devices, from now on.
+
+    "float32", or "tf32": tensor cores with ten bits of mantissa, float32 sums; the default on cards that have it (sm_80
+    and later), as with PyTorch's convolutions. The CPU always computes in float32.
+    """
+    global _precision
+    if precision not in PRECISIONS:
+        raise ValueError(f"set_matmul_precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
+    _precision = precision
+
+
+def matmul_precision(device: str) -> str:
+    """The precision in force on a device: the one that was set, else "tf32" on a GPU that has it, else "float32"."""
+    if _precision is not None:
+        return _precision
+    return "tf32" if is_cuda(device) and cuda_architecture(device) >= 80 else "float32"
+
+
 def is_cuda(device: str) -> bool:
     return device.startswith("cuda")
 

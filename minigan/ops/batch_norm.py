@@ -21,7 +21,11 @@ CHUNK_ELEMENTS = 32_768
 
 @jit
 def _moments_loop(start, stop, x, rows, means, squares):  # type: ignore[no-untyped-def]
-    """For chunks start ... stop - 1 of x (M, C): the mean, and the sum of squared differences from it."""
+    """For chunks start ... stop - 1 of x (M, C): the mean, and the sum of squared differences from it.
+
+    Both by differences from the chunk's first row, so that no digits are lost where the mean is large; the mean, too,
+    is returned as its difference from that row.
+    """
     for chunk in range(start, stop):
         first, last = chunk * rows, min((chunk + 1) * rows, len(x))
         average, square = means[chunk], squares[chunk]
@@ -29,12 +33,12 @@ def _moments_loop(start, stop, x, rows, means, squares):  # type: ignore[no-unty
         square[:] = 0
         for i in range(first, last):
             for c in range(x.shape[1]):
-                average[c] += x[i, c]
+                average[c] += x[i, c] - x[first, c]
         for c in range(x.shape[1]):
             average[c] /= last - first
         for i in range(first, last):
             for c in range(x.shape[1]):
-                square[c] += (x[i, c] - average[c]) ** 2
+                square[c] += (x[i, c] - x[first, c] - average[c]) ** 2
 
 
 @jit
@@ -76,6 +80,7 @@ def _moments_cpu(x: Array) -> tuple[Array, Array]:
     rows, count = _chunks(x)
     means, squares = np.empty((2, count, x.shape[1]), x.dtype)
     parallel(_moments_loop, count, x, rows, means, squares)
+    means = means + x[::rows].astype(np.float64)
     sizes = np.full((count, 1), rows, np.float64)
     sizes[-1] = len(x) - (count - 1) * rows
     average = (sizes * means).sum(0) / len(x)
@@ -86,8 +91,10 @@ def _moments_cpu(x: Array) -> tuple[Array, Array]:
 def _normalize_cpu(x: Array, average: Array, scale: Array, beta: Array) -> Array:
     y = np.empty(x.shape, x.dtype)
     flat = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
-    average, scale, beta = (np.ascontiguousarray(a, x.dtype) for a in (average, scale, beta))
-    parallel(_normalize_loop, len(flat), flat, average, scale, beta, y.reshape(flat.shape), grain=64)
+    centre = average.astype(x.dtype)
+    beta = beta - scale * (average - centre)  # what the mean lost by rounding
+    centre, scale, beta = (np.ascontiguousarray(a, x.dtype) for a in (centre, scale, beta))
+    parallel(_normalize_loop, len(flat), flat, centre, scale, beta, y.reshape(flat.shape), grain=64)
     return y
 
 
@@ -100,12 +107,12 @@ def _gradients_cpu(x: Array, gamma: Array, average: Array, inverse: Array, gy: A
     sums, products = np.empty((2, count, x.shape[-1]), x.dtype)
     parallel(_gradient_sums_loop, count, flat_x, flat_gy, centre, rows, sums, products)
     gbeta = sums.sum(0, dtype=np.float64)
-    ggamma = products.sum(0, dtype=np.float64) * inverse
+    ggamma = (products.sum(0, dtype=np.float64) - (average - centre) * gbeta) * inverse
     # gx = gamma / sigma (gy - mean(gy) - x^ mean(gy x^)), where x^ = (x - mean) / sigma
     gy_scale = gamma * inverse
-    x_scale = (-gy_scale * inverse * ggamma / len(flat_x)).astype(x.dtype)
-    shift = (-gy_scale * gbeta / len(flat_x)).astype(x.dtype)
-    gy_scale = gy_scale.astype(x.dtype)
+    x_scale = -gy_scale * inverse * ggamma / len(flat_x)
+    shift = -gy_scale * gbeta / len(flat_x) - x_scale * (average - centre)
+    gy_scale, x_scale, shift = (a.astype(x.dtype) for a in (gy_scale, x_scale, shift))
     parallel(
         _combine_loop,
         len(flat_x),

@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 
 from minigan.backend import Array, dispatch
-from minigan.ops import conv2d_cpu, geometry
+from minigan.ops import conv2d_cpu, conv2d_cuda, geometry
 from minigan.ops.geometry import Geometry, Padding, Pair
 from minigan.ops.reduce import sum
 from minigan.tensor import Op, Tensor
 
 Samples = Iterator[tuple[tuple[np.ndarray, ...], dict[str, Any]]]
 
-conv_forward = dispatch(cpu=conv2d_cpu.forward)
-conv_input_grad = dispatch(cpu=conv2d_cpu.input_grad)
-conv_weight_grad = dispatch(cpu=conv2d_cpu.weight_grad)
+conv_forward = dispatch(cpu=conv2d_cpu.forward, cuda=conv2d_cuda.forward)
+conv_input_grad = dispatch(cpu=conv2d_cpu.input_grad, cuda=conv2d_cuda.input_grad)
+conv_weight_grad = dispatch(cpu=conv2d_cpu.weight_grad, cuda=conv2d_cuda.weight_grad)
 
 
 @dataclass
@@ -37,10 +37,7 @@ class Conv2d(Op):
     saved_inputs = (0, 1)
 
     def forward(self, x: Array, w: Array, *bias: Array) -> Array:
-        y = conv_forward(self.device, x, w, self.geometry)
-        for b in bias:
-            y += b
-        return y
+        return conv_forward(self.device, x, w, self.geometry, *bias)
 
     def backward(self, gy: Tensor) -> tuple[Tensor | None, ...]:
         x, w, *_ = self.inputs
@@ -80,10 +77,7 @@ class Conv2dInputGrad(Op):
     saved_inputs = (0, 1)
 
     def forward(self, y: Array, w: Array, *bias: Array) -> Array:
-        x = conv_input_grad(self.device, y, w, self.geometry)
-        for b in bias:
-            x += b
-        return x
+        return conv_input_grad(self.device, y, w, self.geometry, *bias)
 
     def backward(self, gx: Tensor) -> tuple[Tensor | None, ...]:
         y, w, *_ = self.inputs

@@ -94,8 +94,8 @@ def _input_patches(x: Array, g: Geometry) -> Patches:
     return Patches(x, g.p, g.q, (g.stride_h, g.stride_w), (-g.top, -g.left), g.r, g.s)
 
 
-def forward(x: Array, w: Array, g: Geometry) -> Array:
-    """(N, H, W, C), (K, R, S, C) -> (N, P, Q, K)."""
+def forward(x: Array, w: Array, g: Geometry, bias: Array | None = None) -> Array:
+    """(N, H, W, C), (K, R, S, C) and perhaps (K,) -> (N, P, Q, K)."""
     y = np.empty(g.y_shape, x.dtype)
     rows, filters = y.reshape(-1, g.k), w.reshape(g.k, -1).T
     patches = _input_patches(x, g)
@@ -103,6 +103,8 @@ def forward(x: Array, w: Array, g: Geometry) -> Array:
     def multiply(block: int) -> None:
         at, values = patches.make(block)
         np.matmul(values, filters, out=rows[at])
+        if bias is not None:  # while the block is still in the cache
+            rows[at] += bias
 
     with one_blas_thread():
         parallel_each(multiply, range(patches.blocks))
@@ -130,9 +132,12 @@ def weight_grad(x: Array, gy: Array, g: Geometry) -> Array:
     return np.ascontiguousarray(total.reshape(g.w_shape))
 
 
-def input_grad(gy: Array, w: Array, g: Geometry) -> Array:
-    """(N, P, Q, K), (K, R, S, C) -> (N, H, W, C)."""
-    return _input_grad_narrow(gy, w, g) if g.c < NARROW else _input_grad_by_parity(gy, w, g)
+def input_grad(gy: Array, w: Array, g: Geometry, bias: Array | None = None) -> Array:
+    """(N, P, Q, K), (K, R, S, C) and perhaps (C,) -> (N, H, W, C)."""
+    gx = _input_grad_narrow(gy, w, g) if g.c < NARROW else _input_grad_by_parity(gy, w, g)
+    if bias is not None:
+        gx += bias
+    return gx
 
 
 def _taps(remainder: int, pad: int, taps: int, stride: int) -> tuple[range, int]:

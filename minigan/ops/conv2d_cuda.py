@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from minigan.backend import Array, array_module, cuda_index, cupy, is_cuda
+from minigan.backend import Array, array_module, cuda_architecture, cuda_index, cupy, is_cuda, matmul_precision
 from minigan.kernel_launch import launch
 from minigan.ops.geometry import Geometry
 
@@ -99,9 +99,7 @@ FOLDER = "conv2d"
 
 def architecture(device: str) -> int:
     """80 for sm_80; the emulator is one."""
-    if not is_cuda(device):
-        return EMULATED_ARCHITECTURE
-    return int(cupy().cuda.Device(cuda_index(device)).compute_capability)
+    return cuda_architecture(device) if is_cuda(device) else EMULATED_ARCHITECTURE
 
 
 def choose_rung(g: Geometry, dtype: str, arch: int, precision: str = "float32") -> int:
@@ -193,7 +191,8 @@ def _empty(device: str, shape: int | tuple[int, ...], dtype: Any) -> Array:
     return array_module(device).empty(shape, dtype)
 
 
-def _rung_for(g: Geometry, dtype: Any, device: str, precision: str, rung: int | None) -> int:
+def _rung_for(g: Geometry, dtype: Any, device: str, precision: str | None, rung: int | None) -> int:
+    precision = matmul_precision(device) if precision is None else precision
     if precision not in ("float32", "tf32"):
         raise ValueError(f"conv2d: expected precision 'float32' or 'tf32', got {precision!r}")
     if str(dtype) not in C_TYPES:
@@ -288,7 +287,7 @@ def forward(
     g: Geometry,
     bias: Array | None = None,
     *,
-    precision: str = "float32",
+    precision: str | None = None,
     rung: int | None = None,
     tile: int | None = None,
 ) -> Array:
@@ -326,7 +325,7 @@ def input_grad(
     g: Geometry,
     bias: Array | None = None,
     *,
-    precision: str = "float32",
+    precision: str | None = None,
     rung: int | None = None,
     tile: int | None = None,
 ) -> Array:
@@ -365,7 +364,7 @@ def weight_grad(
     gy: Array,
     g: Geometry,
     *,
-    precision: str = "float32",
+    precision: str | None = None,
     rung: int | None = None,
     tile: int | None = None,
 ) -> Array:

@@ -9,7 +9,7 @@ import numpy as np
 from minigan.backend import Array, array_module, contiguous, dispatch
 from minigan.kernel_launch import launch_elements
 from minigan.ops.elementwise import abs
-from minigan.ops.reduce import mean
+from minigan.ops.reduce import broadcast_to, mean
 from minigan.ops.sigmoid import sigmoid
 from minigan.tensor import Op, Operand, Tensor, as_tensor
 
@@ -59,7 +59,7 @@ def binary_cross_entropy_with_logits(logits: Tensor, target: Operand) -> Tensor:
     """
     t = as_tensor(target, logits)
     if t.ndim == 0:
-        t = as_tensor(array_module(logits.device).full(logits.shape, t.data, logits.dtype), logits)
+        t = broadcast_to(t, logits.shape)
     if t.shape != logits.shape:
         raise ValueError(
             f"binary_cross_entropy_with_logits: expected a target of shape {logits.shape} or a number, got {t.shape}"

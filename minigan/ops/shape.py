@@ -105,8 +105,6 @@ class AddAt(Op):
         y = xp.zeros(self.shape, x.dtype)
         if _is_basic(self.index):
             y[self.index] = x
-        elif xp is np:
-            np.add.at(y, self.index, x)
         else:
             xp.add.at(y, self.index, x)
         return y

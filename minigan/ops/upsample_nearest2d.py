@@ -92,6 +92,6 @@ class SumBlocks2d(Op):
 
 def upsample_nearest2d(x: Tensor, scale: int = 2) -> Tensor:
     """(N, H, W, C) -> (N, H scale, W scale, C): each pixel becomes a block of scale x scale."""
-    if x.ndim != 4 or scale < 1:
+    if x.ndim != 4 or not isinstance(scale, int | np.integer) or scale < 1:
         raise ValueError(f"upsample_nearest2d: expected (N, H, W, C) and a scale from 1, got {x.shape} and {scale}")
     return UpsampleNearest2d(scale)(x)

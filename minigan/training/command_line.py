@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from minigan.backend import DeviceError, default_device, is_cuda, resolve_device
+from minigan.backend import (
+    PRECISIONS,
+    DeviceError,
+    default_device,
+    is_cuda,
+    matmul_precision,
+    resolve_device,
+    set_matmul_precision,
+)
 from minigan.ops.geometry import Pair
 from minigan.training.settings import Settings
 
@@ -27,6 +35,7 @@ class Options(Generic[S]):
     preset: str
     settings: S
     device: str
+    precision: str
     data: Path | None
     out: Path | None
     seed: int
@@ -48,6 +57,10 @@ def command_line(
         device = str(chosen) if chosen else resolve_device(given.device)
     except DeviceError as error:
         parser.error(f"--device: {error}")
+    if given.precision:
+        if device == "cpu" and given.precision != "float32":
+            parser.error(f"--precision: expected float32 on device cpu, got {given.precision}")
+        set_matmul_precision(given.precision)
     preset = given.preset or ("paper" if is_cuda(device) else "small")
     changes = {
         name: value for name in ("steps", "batch_size", "image_size") if (value := getattr(given, name)) is not None
@@ -60,6 +73,7 @@ def command_line(
         preset=preset,
         settings=dataclasses.replace(presets[preset], **changes),
         device=device,
+        precision=matmul_precision(device),
         data=given.data,
         out=given.out,
         seed=given.seed,
@@ -85,6 +99,7 @@ def _parser(system: str, description: str, presets: list[str]) -> argparse.Argum
     add("--batch-size", type=_count, metavar="N", help="images in a step")
     add("--image-size", type=_size, metavar="N or HxW", help="size of the images in pixels, such as 64 or 64x48")
     add("--device", default="auto", metavar="auto|cpu|cuda|cuda:N|emulated", help="where to compute (auto)")
+    add("--precision", choices=PRECISIONS, help="of convolutions on a GPU; default: tf32 where the GPU has it")
     add("--seed", type=_seed, default=0, metavar="N", help="for the weights, the noise and the order of the data (0)")
     add("--resume", action="store_true", help="go on from the last checkpoint in --out, or in the latest run")
     add("--quiet", action="store_true", help="print nothing but errors")

@@ -11,6 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 import minigan as mg
+from minigan.backend import is_cuda
 from minigan.data import Batches, DataError, load_images
 from minigan.data.cache import Listing, cached, key_of
 from minigan.metrics import sliced_wasserstein
@@ -69,7 +70,7 @@ def _train(make: Callable[[], System], options: Options[Any], toys: str, batchin
     else:
         z = system.generator.noise(SAMPLES)
         distance_before = _distance(system, images, options)
-        run = Run.create(options, {"device": options.device, "images": len(images)})
+        run = Run.create(options, {"device": options.device, "precision": options.precision, "images": len(images)})
         first = 0
         run.save_sample(0, grid(system.generator.generate(z), COLUMNS))
         say(f"{run.folder}: {steps:,} steps of {settings.batch_size} images")
@@ -91,23 +92,29 @@ def _train(make: Callable[[], System], options: Options[Any], toys: str, batchin
     checkpoint_every = in_steps(settings.checkpoint_every, batches.batches_per_epoch)
     # A bar on a terminal; plain lines, one for each grid of samples, in a file or a pipe.
     bar = tqdm(total=steps, initial=first, unit="step", disable=options.quiet or not sys.stderr.isatty())
+    # On a GPU reading a loss waits for all work in flight, so it is not done at every step.
+    log_every = 10 if is_cuda(options.device) else 1
     started = time.perf_counter()
-    step = first
+    step, logged = first, (first, started)
     with deferred_interrupts() as interrupt, bar, run:
         for step in range(first + 1, steps + 1):
-            began = time.perf_counter()
             epoch = batches.epoch
-            losses = system.step(mg.tensor(next(batches), device=options.device))
-            speed = settings.batch_size / (time.perf_counter() - began)
-            run.log({"step": step, "epoch": epoch, **losses, "images_per_second": speed})
-            bar.set_postfix({**{k: f"{v:.3f}" for k, v in losses.items()}, "images/s": f"{speed:.0f}"}, refresh=False)
+            results = system.step(mg.tensor(next(batches), device=options.device))
             bar.update()
             last = step == steps or interrupt.number
-            if last or step % sample_every == 0:
+            sample = last or step % sample_every == 0
+            if sample or step % log_every == 0:
+                losses = {name: loss.item() for name, loss in results.items()}  # waits for a GPU
+                speed = settings.batch_size * (step - logged[0]) / (time.perf_counter() - logged[1])
+                logged = step, time.perf_counter()
+                run.log({"step": step, "epoch": epoch, **losses, "images_per_second": speed})
+                shown = {name: f"{value:.3f}" for name, value in losses.items()}
+                bar.set_postfix({**shown, "images/s": f"{speed:.0f}"}, refresh=False)
+            if sample:
                 run.save_sample(step, grid(system.generator.generate(z), COLUMNS))
                 if bar.disable:
-                    shown = ", ".join(f"{name} {value:.3f}" for name, value in losses.items())
-                    say(f"step {step:,} of {steps:,}: {shown}, {speed:.0f} images/s")
+                    words = ", ".join(f"{name} {value}" for name, value in shown.items())
+                    say(f"step {step:,} of {steps:,}: {words}, {speed:.0f} images/s")
             if last or step % checkpoint_every == 0:
                 saved = save(step)
             if interrupt.number:

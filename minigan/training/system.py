@@ -26,8 +26,8 @@ class System:
     def __init__(self) -> None:
         self.numbers = {}
 
-    def step(self, real: Tensor) -> dict[str, float]:
-        """Trains on one batch of real images (N, H, W, 3); returns the losses by name."""
+    def step(self, real: Tensor) -> dict[str, Tensor]:
+        """Trains on one batch of real images (N, H, W, 3); returns the losses, of no dimensions, by name."""
         raise NotImplementedError(f"{type(self).__name__} defines no step")
 
     def state_dict(self) -> dict[str, np.ndarray]:

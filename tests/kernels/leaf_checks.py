@@ -1,5 +1,7 @@
 """How kernels are run in tests: in three orders of warps, on poisoned memory between guards, to the same last bit."""
 
+import ctypes
+import mmap
 from collections.abc import Callable
 from typing import Any
 
@@ -58,6 +60,19 @@ def assert_within(actual: np.ndarray, expected: np.ndarray, limit: Any) -> None:
 
 def eps(dtype: Any) -> float:
     return float(np.finfo(dtype).eps)
+
+
+def fenced(a: np.ndarray, at_end: bool = True) -> np.ndarray:
+    """A copy right before memory that must not be read, or right behind such memory: there, the process dies."""
+    page = mmap.PAGESIZE
+    size = -(-max(a.nbytes, 1) // page) * page
+    memory = mmap.mmap(-1, size + 2 * page)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    for fence in (address, address + page + size):
+        assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(fence), ctypes.c_size_t(page), 0) == 0
+    copy = np.frombuffer(memory, a.dtype, a.size, page + at_end * (size - a.nbytes)).reshape(a.shape)
+    copy[...] = a
+    return copy
 
 
 def strided(a: np.ndarray) -> np.ndarray:

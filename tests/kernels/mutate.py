@@ -3,8 +3,8 @@
     python tests/kernels/mutate.py [FAMILY ...] [--only TEXT] [--jobs N]
 
 Each mutations_FAMILY.py here has MUTATIONS, a list of Mutation, and check(files), which passes on the kernels as they
-are and must fail on each mutation in one of those files: by an AssertionError, a KernelError, a crash, or by not coming to an
-end. The kernels are copied; nothing in the repository is changed.
+are and must fail on each mutation in one of those files: by an AssertionError, a KernelError, a crash, or by not coming
+to an end. The kernels are copied; nothing in the repository is changed.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Bugs to plant in the kernels besides convolution, and the tests that have to notice them. mutate.py does the planting."""
+"""Bugs to plant in the kernels besides convolution, and the tests that have to notice them. mutate.py plants them."""
 
 import contextlib
 import io
@@ -25,8 +25,9 @@ TESTS = {
 MUTATIONS = [
     # -- elementwise
     Mutation("leaky: 0 is positive", LEAKY, "condition[i] > 0", "condition[i] >= 0"),
-    Mutation("leaky: an element too many", LEAKY, "i < n", "i <= n"),
-    Mutation("leaky: the wrong side", LEAKY, "? x[i] : slope * x[i]", "? slope * x[i] : x[i]"),
+    Mutation("leaky: an element too many", LEAKY, "i >= n", "i > n"),
+    Mutation("leaky: the wrong side", LEAKY, "? x[i] : scaled", "? scaled : x[i]"),
+    Mutation("leaky: 0 times infinity", LEAKY, "slope == 0 && x[i] == x[i] ? 0 : slope", "slope"),
     Mutation("elu: e^x - 1 cancels", ELU, "alpha * expm1(x[i])", "alpha * (static_cast<REAL>(exp(x[i])) - 1)"),
     Mutation("elu: an element too many", ELU, "if (i < n) y[i]", "if (i <= n) y[i]"),
     Mutation("elu gradient: alpha is 1", ELU, "(y[i] + alpha)", "(y[i] + 1)"),
@@ -39,29 +40,61 @@ MUTATIONS = [
     Mutation("sums: last warp lost", LOSSES, "warp < THREADS / 32; warp++", "warp < THREADS / 32 - 1; warp++"),
     Mutation("sums: all in one place", LOSSES, "sums[blockIdx.x] = sum;", "sums[0] = sum;"),
     Mutation("sums: stride of a block", LOSSES, "i += grid_threads()) sum += fabs", "i += THREADS) sum += fabs"),
-    Mutation("mean: blocks beyond 256 lost", LOSSES, "i < blocks; i += THREADS", "i < min(blocks, THREADS); i += THREADS"),
-    Mutation("l1 gradient: sign(0) = -1", LOSSES, "d < 0 ? static_cast<REAL>(-1) : d", "d <= 0 ? static_cast<REAL>(-1) : d"),
+    Mutation(
+        "mean: blocks beyond 256 lost", LOSSES, "i < blocks; i += THREADS", "i < min(blocks, THREADS); i += THREADS"
+    ),
+    Mutation(
+        "l1 gradient: sign(0) = -1", LOSSES, "d < 0 ? static_cast<REAL>(-1) : d", "d <= 0 ? static_cast<REAL>(-1) : d"
+    ),
     Mutation("l1 gradient: gy forgotten", LOSSES, "gy[0] / n * (d > 0", "static_cast<REAL>(1) / n * (d > 0"),
     # -- batch norm
     Mutation("sum_rows: no first barrier", NORM, "  __syncthreads();  // the values", "  // the values"),
     Mutation("sum_rows: no second barrier", NORM, "= value;\n  __syncthreads();", "= value;"),
     Mutation("sum_rows: last row lost", NORM, "row < ROWS; row++", "row < ROWS - 1; row++"),
-    Mutation("part: channels unguarded", NORM, "c < channels ? min(chunk_rows, rows - first) : 0", "min(chunk_rows, rows - first)"),
+    Mutation(
+        "part: channels unguarded",
+        NORM,
+        "c < channels ? min(chunk_rows, rows - first) : 0",
+        "min(chunk_rows, rows - first)",
+    ),
     Mutation("part: rows unguarded", NORM, "min(chunk_rows, rows - first)", "chunk_rows"),
     Mutation("moments: nothing subtracted", NORM, "if (n == 0) origin = value;", ""),
-    Mutation("moments: each thread's own mean", NORM, "square - sum * offset + n * (mean - total) * (mean - total)", "square - sum * offset"),
+    Mutation(
+        "moments: each thread's own mean",
+        NORM,
+        "square - sum * offset + n * (mean - total) * (mean - total)",
+        "square - sum * offset",
+    ),
     Mutation("moments: sum of squares as it is", NORM, "square - sum * offset", "square"),
-    Mutation("moments: chunks one on another", NORM, "means[blockIdx.y * channels + part.c] = total", "means[part.c] = total"),
-    Mutation("combine: last chunk counts as whole", NORM, "sum += min(chunk_rows, rows - i * chunk_rows) *", "sum += chunk_rows *"),
-    Mutation("combine: between chunks forgotten", NORM, " + min(chunk_rows, rows - i * chunk_rows) * d * d", " + 0 * d"),
+    Mutation(
+        "moments: chunks one on another", NORM, "means[blockIdx.y * channels + part.c] = total", "means[part.c] = total"
+    ),
+    Mutation(
+        "combine: last chunk counts as whole",
+        NORM,
+        "sum += min(chunk_rows, rows - i * chunk_rows) *",
+        "sum += chunk_rows *",
+    ),
+    Mutation(
+        "combine: between chunks forgotten", NORM, " + min(chunk_rows, rows - i * chunk_rows) * d * d", " + 0 * d"
+    ),
     Mutation("combine: unbiased variance", NORM, "variance[c] = square / rows", "variance[c] = square / (rows - 1)"),
     Mutation("affine: the mean's rounding lost", NORM, "beta - scale * (average - centre)", "beta"),
-    Mutation("normalize: slope on the wrong side", NORM, "value > 0 ? value : negative * value", "value > 0 ? negative * value : value"),
-    Mutation("sums: LeakyReLU forgotten", NORM, "const REAL g = beta && !(apply(a, x[at]) > 0) ? negative * gy[at] : gy[at];", "const REAL g = gy[at];"),
+    Mutation(
+        "normalize: slope on the wrong side",
+        NORM,
+        "value > 0 ? value : negative * value",
+        "value > 0 ? negative * value : value",
+    ),
+    Mutation("sums: LeakyReLU forgotten", NORM, "!(apply(a, x[at]) > 0) ? negative *", "false ? negative *"),
     Mutation("sums: the mean's rounding lost", NORM, "missing = average[c] - a.centre;", ""),
-    Mutation("gradients: sigma once", NORM, "-scale * inverse[c] * inverse[c] * product", "-scale * inverse[c] * product"),
+    Mutation(
+        "gradients: sigma once", NORM, "-scale * inverse[c] * inverse[c] * product", "-scale * inverse[c] * product"
+    ),
     Mutation("gradients: mean not subtracted", NORM, "-scale * sum / rows - slope", "-slope"),
-    Mutation("gradients: coefficients overlap", NORM, "coefficients[2 * channels + c] =", "coefficients[channels + c] ="),
+    Mutation(
+        "gradients: coefficients overlap", NORM, "coefficients[2 * channels + c] =", "coefficients[channels + c] ="
+    ),
     Mutation("input gradient: shift lost", NORM, "k1 * (x[at] - a.centre) + k2", "k1 * (x[at] - a.centre)"),
     # -- pooling
     Mutation("pool: no upper bound", POOL, "w < min(left + g.kernel_w, g.w)", "w < left + g.kernel_w"),
@@ -81,10 +114,15 @@ MUTATIONS = [
         equivalent="a window that does not hold the pixel has no index that points to it",
     ),
     Mutation("take: always the first image", POOL, "(n * g.h * g.w + index[i])", "index[i]"),
-    Mutation("upsample: rows and columns swapped", UPSAMPLE, "row / scale * width + column / scale", "column / scale * width + row / scale"),
+    Mutation(
+        "upsample: rows and columns swapped",
+        UPSAMPLE,
+        "row / scale * width + column / scale",
+        "column / scale * width + row / scale",
+    ),
     Mutation("upsample: narrow rows", UPSAMPLE, "channels % wide;", "channels % width;"),
     Mutation("sum blocks: last row lost", UPSAMPLE, "a < scale; a++", "a < scale - 1; a++"),
-    Mutation("sum blocks: an element too many", UPSAMPLE, "if (i >= n) return;\n  const int index = static_cast<int>(i), wide = width * scale;\n  const int c = index % channels, column = index / channels % width,", "if (i > n) return;\n  const int index = static_cast<int>(i), wide = width * scale;\n  const int c = index % channels, column = index / channels % width,"),
+    Mutation("sum blocks: another element", UPSAMPLE, "  y[i] = sum;", "  y[i] = y[n] = sum;"),
     # -- Adam
     Mutation("adam: the tensor before", ADAM, "+ 5] <= blockIdx.x", "+ 5] < blockIdx.x"),
     Mutation("adam: the last tensor never", ADAM, "end = tensors; end", "end = tensors - 1; end"),
@@ -98,12 +136,27 @@ MUTATIONS = [
     # -- random numbers
     Mutation("philox: nine rounds", RANDOM, "round < 10", "round < 9"),
     Mutation("philox: constants swapped", RANDOM, "key1 += 0xBB67AE85u", "key1 += 0x9E3779B9u"),
-    Mutation("philox: low word for the high one", RANDOM, "static_cast<unsigned>(product0 >> 32) ^", "static_cast<unsigned>(product0) ^"),
+    Mutation(
+        "philox: low word for the high one",
+        RANDOM,
+        "static_cast<unsigned>(product0 >> 32) ^",
+        "static_cast<unsigned>(product0) ^",
+    ),
     Mutation("draw: half of the counter", RANDOM, "static_cast<unsigned>(counter >> 32), 0, 0", "0, 0, 0"),
     Mutation("draw: half of the seed", RANDOM, "static_cast<unsigned>(seed >> 32))", "0)"),
     Mutation("uniform: too few bits", RANDOM, "(words[j] >> 8) * 0x1p-24f", "(words[j] >> 9) * 0x1p-23f"),
-    Mutation("uniform: an element too many", RANDOM, "j < n) y[thread * PER_THREAD + j] = low", "j <= n) y[thread * PER_THREAD + j] = low"),
-    Mutation("uniform: a number in four threads", RANDOM, "draw(seed, counter + thread, u)", "draw(seed, counter + thread / 4, u)"),
+    Mutation(
+        "uniform: an element too many",
+        RANDOM,
+        "j < n) y[thread * PER_THREAD + j] = low",
+        "j <= n) y[thread * PER_THREAD + j] = low",
+    ),
+    Mutation(
+        "uniform: a number in four threads",
+        RANDOM,
+        "draw(seed, counter + thread, u)",
+        "draw(seed, counter + thread / 4, u)",
+    ),
     Mutation("normal: half of the angle", RANDOM, "sine_cosine(2 * u[j + 1]", "sine_cosine(u[j + 1]"),
     Mutation("normal: logarithm of 0", RANDOM, "log(1 - u[j])", "log(u[j])"),
     Mutation("normal: an element too many", RANDOM, "+ j + 1 < n) y", "+ j + 1 <= n) y"),
@@ -111,10 +164,12 @@ MUTATIONS = [
     Mutation("batch: mirror is off by one", BATCH, "width - 1 - column : column", "width - column : column"),
     Mutation("batch: never mirrored", BATCH, "flips[b] ? width - 1 - column : column", "column"),
     Mutation("batch: an image too many", BATCH, "image >= count", "image > count"),
-    Mutation("batch: 32-bit offset", BATCH, "images[(image * pixels + row * width + source) * channels + c]", "images[static_cast<int>((image * pixels + row * width + source) * channels + c)]"),
-    Mutation("batch: row of the whole batch", BATCH, "row = i / channels / width % height", "row = i / channels / width"),
+    Mutation("batch: 32-bit offset", BATCH, "(image * pixels + row", "(static_cast<int>(image * pixels) + row"),
+    Mutation(
+        "batch: row of the whole batch", BATCH, "row = i / channels / width % height", "row = i / channels / width"
+    ),
     Mutation("batch: an element too many", BATCH, "if (i >= batch", "if (i > batch"),
-]  # fmt: skip
+]
 
 
 class FirstFailure:
@@ -127,14 +182,13 @@ class FirstFailure:
             self.text = str(report.longreprtext)
 
 
-def check(file: str) -> None:
-    """The tests of the file's kernels, as they are, in this process; up to the first failure."""
+def check(files: set[str]) -> None:
+    """The tests of the files' kernels, as they are, in this process; up to the first failure."""
     first = FirstFailure()
-    path = Path(__file__).with_name(TESTS[file])
+    paths = sorted({str(Path(__file__).with_name(TESTS[file])) for file in files})
     with contextlib.redirect_stdout(io.StringIO()):
         # Without conftest.py, which would have the emulator itself built anew.
-        status = pytest.main(["-x", "-q", "--noconftest", "-p", "no:cacheprovider", str(path)], plugins=[first])
+        status = pytest.main(["-x", "-q", "--noconftest", "-p", "no:cacheprovider", *paths], plugins=[first])
+    # What mutate.py prints; it also looks for "does not compile".
     errors = [line.removeprefix("E").strip() for line in first.text.splitlines() if line.startswith("E  ")]
-    assert status == 0, next(iter(errors), first.text) + (
-        "; does not compile" if "does not compile" in first.text else ""
-    )
+    assert status == 0, "; ".join(errors) or first.text

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from leaf_checks import run
+from leaf_checks import fenced, run
 
 from minigan.data.batches import Batches
 from minigan.kernel_launch import launch
@@ -20,7 +20,7 @@ def gather(images, indices, flips, table):
 @pytest.mark.parametrize("shape", [(3, 1, 1, 1), (7, 5, 6, 3), (5, 19, 33, 1), (4, 2, 111, 3), (9, 16, 16, 3)])
 @pytest.mark.parametrize(("low", "high"), [(-1.0, 1.0), (0.0, 1.0), (-0.3, 0.7)])
 def test_as_batches(shape, low, high):
-    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    images = fenced(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
     settings = {"seed": 3, "flip": True, "low": low, "high": high}
     theirs, drawn = Batches(images, 3, **settings), Batches(images, 3, **settings)
     table = np.linspace(low, high, 256, dtype=np.float32)

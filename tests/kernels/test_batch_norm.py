@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from leaf_checks import DTYPES, assert_within, eps, run, strided, transposed
+from leaf_checks import DTYPES, assert_within, eps, fenced, run, strided, transposed
 
 import minigan as mg
 import minigan.functional as F
@@ -29,7 +29,7 @@ def inputs(shape, dtype, mean=1.0, deviation=2.0):
         rng.standard_normal(c),
         rng.standard_normal(shape),
     )
-    return tuple(a.astype(dtype) for a in arrays)
+    return tuple(fenced(a.astype(dtype)) for a in arrays)
 
 
 def exact(*arrays):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from leaf_checks import DTYPES, assert_within, eps, run, strided, transposed
+from leaf_checks import DTYPES, assert_within, eps, fenced, run, strided, transposed
 
 import minigan as mg
 import minigan.functional as F
@@ -52,9 +52,10 @@ def reference(x, windows):
     return y, index
 
 
+@pytest.mark.parametrize("at_end", [True, False])
 @every
-def test_max_pool(shape, windows, dtype):
-    x = np.random.default_rng(0).standard_normal(shape).astype(dtype)
+def test_max_pool(shape, windows, dtype, at_end):
+    x = fenced(np.random.default_rng(0).standard_normal(shape).astype(dtype), at_end)
     y, index = run(lambda: max_pool_forward("emulated", x, windows))
     expected_y, expected_index = reference(x, windows)
     np.testing.assert_array_equal(y, expected_y)
@@ -87,8 +88,8 @@ def test_put_and_take_maxima(shape, windows, dtype):
     """Each value goes where its index says, and is added to others there; and the other way around."""
     rng = np.random.default_rng(1)
     x = rng.standard_normal(shape).astype(dtype)
-    index = reference(x, windows)[1]
-    gy = rng.standard_normal(index.shape).astype(dtype)
+    index = fenced(reference(x, windows)[1])
+    gy = fenced(rng.standard_normal(index.shape).astype(dtype))
     gx = run(lambda: scatter("emulated", gy, index, shape[1:3], windows))
     expected = np.zeros((shape[0], shape[1] * shape[2], shape[3]))
     for at in np.ndindex(index.shape):
@@ -106,10 +107,10 @@ SCALES = [((1, 1, 1, 1), 2), ((2, 3, 5, 7), 2), ((1, 4, 1, 33), 3), ((3, 1, 19, 
 @pytest.mark.parametrize(("shape", "scale"), SCALES)
 def test_upsample_and_sum_blocks(shape, scale, dtype):
     rng = np.random.default_rng(2)
-    x = rng.standard_normal(shape).astype(dtype)
+    x = fenced(rng.standard_normal(shape).astype(dtype))
     y = run(lambda: upsample("emulated", x, scale))
     np.testing.assert_array_equal(y, np.kron(x, np.ones((1, scale, scale, 1), dtype)))
-    gy = rng.standard_normal(y.shape).astype(dtype)
+    gy = fenced(rng.standard_normal(y.shape).astype(dtype))
     gx = run(lambda: sum_blocks("emulated", gy, scale))
     n, h, w, c = shape
     expected = gy.astype(np.float64).reshape(n, h, scale, w, scale, c).sum((2, 4))

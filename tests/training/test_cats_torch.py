@@ -100,6 +100,6 @@ def test_losses_of_the_first_five_steps_equal_pytorchs(
         loss_g.backward()
         adam_g.step()
         if step == 0:  # before any update only the forward passes' own rounding counts
-            np.testing.assert_allclose(losses["loss_discriminator"], loss_d.item(), rtol=1e-6)
-        np.testing.assert_allclose(losses["loss_discriminator"], loss_d.item(), rtol=tolerance)
-        np.testing.assert_allclose(losses["loss_generator"], loss_g.item(), rtol=tolerance)
+            np.testing.assert_allclose(losses["loss_discriminator"].item(), loss_d.item(), rtol=1e-6)
+        np.testing.assert_allclose(losses["loss_discriminator"].item(), loss_d.item(), rtol=tolerance)
+        np.testing.assert_allclose(losses["loss_generator"].item(), loss_g.item(), rtol=tolerance)

@@ -1,4 +1,4 @@
-"""The sliced Wasserstein distance: zero for the same, symmetric enough, growing with what differs, at the scale where it does."""
+"""The sliced Wasserstein distance: zero for the same, growing with what differs, and at the scale where it does."""
 
 import numpy as np
 import pytest
