@@ -7,6 +7,7 @@ CuPy; everything else works without it.
 
 import importlib.util
 import os
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
@@ -139,6 +140,12 @@ def on_device(device: str) -> AbstractContextManager[Any]:
 def contiguous(device: str, *arrays: Array) -> tuple[Array, ...]:
     """The arrays in C order, as kernels read them; those that are not are copied."""
     return tuple(array_module(device).asarray(a, order="C") for a in arrays)
+
+
+def memory_errors() -> tuple[type[Exception], ...]:
+    """What is raised where memory runs out, on the CPU and, if CuPy is in use, on a GPU."""
+    in_use = "cupy" in sys.modules
+    return (MemoryError, cupy().cuda.memory.OutOfMemoryError) if in_use else (MemoryError,)
 
 
 def to_device(array: Array, device: str) -> Array:

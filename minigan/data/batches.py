@@ -49,7 +49,7 @@ class Batches(Iterator[npt.NDArray[np.float32]]):
         self.replacement = replacement
         self.flip = flip
         self.step = 0  # batches taken so far; everything else follows from it
-        self._scaled = np.linspace(low, high, 256, dtype=np.float32)  # a table: its ends are exact
+        self.table = np.linspace(low, high, 256, dtype=np.float32)  # what each byte becomes; the ends are exact
         self._epoch_drawn = -1
         self._order = np.empty(0, np.int64)
         self._flips = np.empty(0, np.bool_)
@@ -86,7 +86,7 @@ class Batches(Iterator[npt.NDArray[np.float32]]):
         indices, flips = self.draw()
         batch = self.images[indices]
         batch[flips] = batch[flips, :, ::-1]
-        return self._scaled.take(batch)
+        return self.table.take(batch)
 
     def state_dict(self) -> dict[str, int]:
         """Where the batches stand. `step` says it all; the other two are for readers, and to check it by."""

@@ -11,12 +11,13 @@ import numpy as np
 from tqdm import tqdm
 
 import minigan as mg
-from minigan.backend import is_cuda
+from minigan.backend import is_cuda, memory_errors
 from minigan.data import Batches, DataError, load_images
 from minigan.data.cache import Listing, cached, key_of
 from minigan.metrics import sliced_wasserstein
 from minigan.training.command_line import Options, fail
 from minigan.training.errors import UserError
+from minigan.training.feed import feed
 from minigan.training.interrupt import deferred_interrupts
 from minigan.training.pictures import grid
 from minigan.training.run import Run
@@ -92,6 +93,7 @@ def _train(make: Callable[[], System], options: Options[Any], toys: str, batchin
     checkpoint_every = in_steps(settings.checkpoint_every, batches.batches_per_epoch)
     # A bar on a terminal; plain lines, one for each grid of samples, in a file or a pipe.
     bar = tqdm(total=steps, initial=first, unit="step", disable=options.quiet or not sys.stderr.isatty())
+    real = feed(batches, options.device)
     # On a GPU reading a loss waits for all work in flight, so it is not done at every step.
     log_every = 10 if is_cuda(options.device) else 1
     started = time.perf_counter()
@@ -99,7 +101,10 @@ def _train(make: Callable[[], System], options: Options[Any], toys: str, batchin
     with deferred_interrupts() as interrupt, bar, run:
         for step in range(first + 1, steps + 1):
             epoch = batches.epoch
-            results = system.step(mg.tensor(next(batches), device=options.device))
+            try:
+                results = system.step(next(real))
+            except memory_errors() as error:
+                raise UserError(_out_of_memory(settings.batch_size, options.device)) from error
             bar.update()
             last = step == steps or interrupt.number
             sample = last or step % sample_every == 0
@@ -131,6 +136,11 @@ def _train(make: Callable[[], System], options: Options[Any], toys: str, batchin
         f"({after / distance_before:.2f} of it)"
     )
     return 0
+
+
+def _out_of_memory(batch_size: int, device: str) -> str:
+    smaller = f"try --batch-size {batch_size // 2}" if batch_size > 1 else "try a smaller --image-size"
+    return f"--batch-size: {batch_size} images a step do not fit into the memory of device {device}; {smaller}"
 
 
 def _images(options: Options[Any], toys: str, say: Callable[[str], None]) -> np.ndarray:

@@ -693,6 +693,7 @@ def test_repr_says_what_it_is() -> None:
 
 SHARING = [
     lambda a, b: a + b,
+    lambda a, b: (a + b) * 2.0,
     lambda a, b: a - b,
     lambda a, b: (a + b) + (b + a),
     lambda a, b: a.reshape(4).reshape(2, 2) + b.transpose(),

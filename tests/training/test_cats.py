@@ -248,3 +248,32 @@ def test_doctor_names_devices_and_libraries(capsys: pytest.CaptureFixture) -> No
     assert "default device: " in said
     assert "cuda: " in said
     assert "safetensors 0" in said
+
+
+def test_the_emulated_device_trains_as_the_cpu_does(train_cats: Train) -> None:
+    # Every CUDA kernel of a step, and the code that launches it, without a GPU; batches gathered by a kernel.
+    train_cats("--out", "cpu", "--quiet", "--steps", "2", "--device", "cpu")
+    train_cats("--out", "emulated", "--quiet", "--steps", "2", "--device", "emulated")
+    logs = [
+        [
+            [float(value) for value in row[2:4]]
+            for row in list(csv.reader((Path(out) / "log.csv").read_text().splitlines()))[1:]
+        ]
+        for out in ("cpu", "emulated")
+    ]
+    np.testing.assert_allclose(logs[0], logs[1], rtol=1e-4)
+
+
+def test_running_out_of_memory_names_a_batch_size_to_try(
+    train_cats: Train, cats: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def exhausted(self: object, real: object) -> dict[str, float]:
+        raise MemoryError
+
+    monkeypatch.setattr(cats.Cats, "step", exhausted)
+    with pytest.raises(SystemExit) as end:
+        train_cats("--out", "run", "--quiet")
+    assert end.value.code == 2
+    assert "--batch-size: 4 images a step do not fit into the memory of device cpu; try --batch-size 2" in (
+        capsys.readouterr().err
+    )
