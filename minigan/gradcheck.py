@@ -6,6 +6,7 @@ is compared too, which tells where the error is. Everything in float64: the diff
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -42,6 +43,8 @@ def gradcheck(
         raise ValueError("gradcheck: expected float64 inputs, at least one of them with requires_grad=True")
     if order not in (1, 2):
         raise ValueError(f"gradcheck: expected order 1 or 2, got {order}")
+    if directions < 1 or not step > 0:
+        raise ValueError(f"gradcheck: expected at least one direction and a step above 0, got {directions}, {step}")
     rng = np.random.default_rng(seed)
     arrays = [np.array(t.numpy()) for t in inputs]
     device = inputs[0].device
@@ -96,7 +99,18 @@ def gradcheck(
             numeric_rows, backward_rows = _jacobians(i, checked.index(i), arrays, y.shape, value, analytic, step)
             compare(f"input {i}, Jacobian (input element, output element)", numeric_rows, backward_rows)
     if order == 2:
-        _check_second(function, inputs, checked, y, rng, step, absolute, relative, directions, seed)
+        w = rng.standard_normal(y.shape)
+        for position, plain in enumerate(analytic(w)):
+            first = _gradient_of(function, checked[position])
+            what = f"in the gradient of input {checked[position]}"
+            recorded = first(*run(arrays)[0], tensor(w, device=device))
+            compare(f"with and without create_graph, {what}", plain, recorded.numpy())
+            with_cotangent = [*inputs, tensor(w, requires_grad=True, device=device)]
+            again = partial(gradcheck, step=step, absolute=absolute, relative=relative, directions=directions)
+            try:
+                again(first, with_cotangent, seed=seed + 1)
+            except GradcheckError as error:
+                raise GradcheckError(f"{error}, {what}") from None
     return True
 
 
@@ -125,38 +139,14 @@ def _jacobians(
     return numeric, backward
 
 
-def _check_second(
-    function: Callable[..., Tensor],
-    inputs: Sequence[Tensor],
-    checked: Sequence[int],
-    y: Tensor,
-    rng: np.random.Generator,
-    step: float,
-    absolute: float,
-    relative: float,
-    directions: int,
-    seed: int,
-) -> None:
-    """The gradients, as functions of the inputs and of the cotangent, checked in turn."""
-    w = tensor(rng.standard_normal(y.shape), requires_grad=True, device=y.device)
-    for position in range(len(checked)):
+def _gradient_of(function: Callable[..., Tensor], i: int) -> Callable[..., Tensor]:
+    """The gradient for input i, as a differentiable function of the inputs and of the cotangent."""
 
-        def first(*tensors: Tensor, position: int = position) -> Tensor:
-            *xs, cotangent = tensors
-            wanted = xs[checked[position]]
-            with set_grad_enabled(True):  # also where this function's own value is all that is asked for
-                (g,) = grad(function(*xs), wanted, cotangent, create_graph=True, allow_unused=True)
-            return wanted * 0.0 if g is None else g
+    def gradient(*tensors: Tensor) -> Tensor:
+        *xs, cotangent = tensors
+        with set_grad_enabled(True):  # also where this function's own value is all that is asked for
+            (g,) = grad(function(*xs), xs[i], cotangent, create_graph=True, allow_unused=True)
+            zero = xs[i] * 0.0  # so that a gradient which is not part of the graph counts as constant
+            return zero if g is None else zero + g
 
-        try:
-            gradcheck(
-                first,
-                [*inputs, w],
-                step=step,
-                absolute=absolute,
-                relative=relative,
-                directions=directions,
-                seed=seed + 1,
-            )
-        except GradcheckError as error:
-            raise GradcheckError(f"{error}, in the gradient of input {checked[position]}") from None
+    return gradient

@@ -8,7 +8,7 @@ import numpy as np
 import minigan.functional as F
 from minigan import init
 from minigan.backend import to_device, to_numpy
-from minigan.ops.geometry import Padding, Pair, pair
+from minigan.ops.geometry import Padding, Pair, check_padding, pair
 from minigan.tensor import Tensor
 
 
@@ -47,7 +47,9 @@ class Module:
                 yield from value.named_tensors(f"{prefix}{name}.")
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        return ((name, t) for name, t in self.named_tensors() if isinstance(t, Parameter))
+        """Each parameter once, under its first name, also if modules share it."""
+        first = {id(t): name for name, t in reversed(list(self.named_tensors()))}
+        return ((n, t) for n, t in self.named_tensors() if isinstance(t, Parameter) and first[id(t)] == n)
 
     def parameters(self) -> list[Parameter]:
         return [t for _, t in self.named_parameters()]
@@ -116,6 +118,8 @@ class Sequential(Module):
 
     def __init__(self, *modules: Module) -> None:
         for i, module in enumerate(modules):
+            if not isinstance(module, Module):
+                raise TypeError(f"Sequential: expected a Module at place {i}, got {module!r}")
             setattr(self, str(i), module)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -155,7 +159,7 @@ class Conv2d(Module):
         bias: bool = True,
         weight_init: init.Initializer = init.glorot_uniform,
     ) -> None:
-        self.stride, self.padding = pair("Conv2d: stride", stride, 1), padding
+        self.stride, self.padding = pair("Conv2d: stride", stride, 1), check_padding("Conv2d", padding)
         c, k = _whole("Conv2d: in_channels", in_channels), _whole("Conv2d: out_channels", out_channels)
         r, s = pair("Conv2d: kernel_size", kernel_size, 1)
         self.weight = Parameter(weight_init((k, r, s, c)))
@@ -182,7 +186,10 @@ class ConvTranspose2d(Module):
         bias: bool = True,
         weight_init: init.Initializer = init.glorot_uniform,
     ) -> None:
-        self.stride, self.padding = pair("ConvTranspose2d: stride", stride, 1), padding
+        self.stride, self.padding = (
+            pair("ConvTranspose2d: stride", stride, 1),
+            check_padding("ConvTranspose2d", padding),
+        )
         self.output_padding = pair("ConvTranspose2d: output_padding", output_padding, 0)
         k = _whole("ConvTranspose2d: in_channels", in_channels)
         c = _whole("ConvTranspose2d: out_channels", out_channels)
@@ -235,6 +242,8 @@ class BatchNorm2d(Module):
 
 class LeakyReLU(Module):
     def __init__(self, slope: float = 0.2) -> None:
+        if not slope >= 0:
+            raise ValueError(f"LeakyReLU: expected a slope from 0, got {slope}")
         self.slope = slope
 
     def forward(self, x: Tensor) -> Tensor:
@@ -248,6 +257,8 @@ class ReLU(Module):
 
 class ELU(Module):
     def __init__(self, alpha: float = 1.0) -> None:
+        if not alpha > 0:
+            raise ValueError(f"ELU: expected a positive alpha, got {alpha}")
         self.alpha = alpha
 
     def forward(self, x: Tensor) -> Tensor:
@@ -268,7 +279,9 @@ class MaxPool2d(Module):
     """(N, H, W, C) -> (N, P, Q, C). As `functional.max_pool2d`."""
 
     def __init__(self, kernel_size: int | Pair, stride: int | Pair | None = None, padding: int | Pair = 0) -> None:
-        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
+        self.kernel_size = pair("MaxPool2d: kernel_size", kernel_size, 1)
+        self.stride = self.kernel_size if stride is None else pair("MaxPool2d: stride", stride, 1)
+        self.padding = pair("MaxPool2d: padding", padding, 0)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.max_pool2d(x, self.kernel_size, self.stride, self.padding)
@@ -278,7 +291,7 @@ class UpsampleNearest2d(Module):
     """(N, H, W, C) -> (N, H scale, W scale, C)."""
 
     def __init__(self, scale: int = 2) -> None:
-        self.scale = scale
+        self.scale = _whole("UpsampleNearest2d: scale", scale)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.upsample_nearest2d(x, self.scale)

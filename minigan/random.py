@@ -48,7 +48,10 @@ def set_state(state: dict[str, Any]) -> None:
 def uniform(shape: tuple[int, ...], low: float = 0.0, high: float = 1.0, device: str | None = None) -> Tensor:
     """A float32 tensor of numbers drawn evenly from [low, high)."""
     device = resolve_device(device)
-    return Tensor(to_device(_generator.uniform(low, high, shape).astype(np.float32), device), device=device)
+    # Rounding to float32 may arrive at `high` itself.
+    below = np.nextafter(np.float32(high), np.float32(low))
+    values = np.minimum(_generator.uniform(low, high, shape).astype(np.float32), below)
+    return Tensor(to_device(values, device), device=device)
 
 
 def normal(shape: tuple[int, ...], mean: float = 0.0, std: float = 1.0, device: str | None = None) -> Tensor:

@@ -11,6 +11,7 @@ import itertools
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar, Union
 
 import numpy as np
@@ -74,7 +75,7 @@ class Tensor:
     passes add to it at tensors with `requires_grad` that no op made (leaves).
     """
 
-    __slots__ = ("__weakref__", "_data", "device", "dtype", "grad", "op", "requires_grad", "shape", "version")
+    __slots__ = ("__weakref__", "_data", "_versions", "device", "dtype", "grad", "op", "requires_grad", "shape")
     # Lets `array + tensor` reach Tensor.__radd__ instead of becoming an array of objects.
     __array_ufunc__ = None
 
@@ -86,7 +87,8 @@ class Tensor:
         self.requires_grad = requires_grad
         self.op = op
         self.grad: Tensor | None = None
-        self.version = 0  # grows with each change of the data in place that goes through this class
+        # How often the memory was changed in place through this class: one number for all tensors that share it.
+        self._versions = [0]
 
     @property
     def data(self) -> Array:
@@ -97,11 +99,15 @@ class Tensor:
         if array.shape != self.shape or array.dtype != self.dtype:
             raise ValueError(f"data: expected {self._kind()}, got shape {array.shape}, {array.dtype}")
         self._data = array
-        self.version += 1
+        self.mark_changed()
+
+    @property
+    def version(self) -> int:
+        return self._versions[0]
 
     def mark_changed(self) -> None:
         """Says that `data` was changed in place: a backward pass that still needs the old values is then refused."""
-        self.version += 1
+        self._versions[0] += 1
 
     @property
     def ndim(self) -> int:
@@ -123,7 +129,9 @@ class Tensor:
 
     def detach(self) -> "Tensor":
         """The same data (not a copy), cut off from the graph."""
-        return Tensor(self._data, device=self.device)
+        same = Tensor(self._data, device=self.device)
+        same._versions = self._versions
+        return same
 
     def to(self, device: str) -> "Tensor":
         """The tensor on another device, cut off from the graph; itself if it is there already."""
@@ -148,7 +156,9 @@ class Tensor:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if is_cuda(self.device):
             raise DeviceError("a tensor on a CUDA device does not become a NumPy array by itself: call .numpy()")
-        return np.array(self._data, dtype=dtype, copy=copy) if copy else np.asarray(self._data, dtype=dtype)
+        if copy is False and dtype is not None and np.dtype(dtype) != self.dtype:
+            raise ValueError(f"a tensor of {self.dtype} does not become an array of {np.dtype(dtype)} without a copy")
+        return np.array(self._data, dtype=dtype) if copy else np.asarray(self._data, dtype=dtype)
 
     def __dlpack__(self, **arguments: Any) -> Any:
         return self._data.__dlpack__(**arguments)
@@ -240,12 +250,11 @@ def tensor(data: Any, requires_grad: bool = False, device: str | None = None, dt
         data = np.asarray(data)
     if dtype is not None:
         data = data.astype(dtype, copy=False)
-    if data.dtype not in FLOATS:
+    if data.dtype.newbyteorder("=") not in FLOATS:
         raise TypeError(
             f"tensor: expected float32 or float64, got {data.dtype}; convert it, for example with dtype='float32'"
         )
-    if data.dtype.byteorder not in "=|":
-        data = data.astype(data.dtype.newbyteorder("="))
+    data = data.astype(data.dtype.newbyteorder("="), copy=False)
     return Tensor(to_device(data, device), requires_grad, device)
 
 
@@ -264,8 +273,10 @@ def as_tensor(value: Operand, like: Tensor) -> Tensor:
     """`value` as a constant beside `like`: a number takes its dtype and device; an array must have its dtype."""
     if isinstance(value, Tensor):
         return value
-    if np.isscalar(value) or np.shape(value) == ():
+    if isinstance(value, Real) or (isinstance(value, np.ndarray) and value.ndim == 0):
         return Tensor(array_module(like.device).asarray(value, dtype=like.dtype), device=like.device)
+    if not hasattr(value, "dtype"):
+        raise TypeError(f"expected a tensor, a number or an array, got {value!r}")
     if _on_cuda(value) != is_cuda(like.device):
         raise DeviceError(f"expected an array on {like.device}, got {type(value).__module__}.{type(value).__name__}")
     return tensor(value, device=like.device)
@@ -298,12 +309,14 @@ class Op:
     """
 
     saved_inputs: ClassVar[tuple[int, ...] | None] = None
+    keeps_output: ClassVar[bool] = False
 
     device: str
     inputs: tuple[Tensor, ...] = ()  # none once the graph is freed
     needed: tuple[bool, ...]
     sequence: int
     _versions: tuple[int, ...]
+    _output: tuple[list[int], int]
 
     def __init_subclass__(cls, abstract: bool = False) -> None:
         if not abstract:
@@ -324,6 +337,9 @@ class Op:
         raise NotImplementedError("an op needs samples for its tests")
 
     def __call__(self, *inputs: Tensor) -> Tensor:
+        for t in inputs:
+            if not isinstance(t, Tensor):
+                raise TypeError(f"{self._name()}: expected tensors, got {type(t).__name__}; see minigan.tensor()")
         first = inputs[0]
         for other in inputs[1:]:
             if other.device != first.device:
@@ -334,12 +350,18 @@ class Op:
         y = self.forward(*(t.data for t in inputs))
         # NumPy turns arrays without dimensions into scalars.
         y = Tensor(y if is_cuda(self.device) else np.asarray(y), device=self.device)
+        for t in inputs:
+            if _owner(t.data) is _owner(y.data):  # a view: a change of one is a change of the other
+                y._versions = t._versions
         if _recording.on and any(t.requires_grad for t in inputs):
             saved = range(len(inputs)) if self.saved_inputs is None else self.saved_inputs
-            # Of an input that backward does not read, only its place in the graph is kept, not its values.
-            self.inputs = tuple(t if i in saved or t.op is None else _shell(t) for i, t in enumerate(inputs))
+            # Of an input that backward does not read, only its place in the graph is kept, not its values; and one that
+            # requires no gradient now gets none, even if it is a parameter that is released before backward.
+            kept = [t if t.requires_grad else t.detach() for t in inputs]
+            self.inputs = tuple(t if i in saved or _is_leaf(t) else _shell(t) for i, t in enumerate(kept))
             self.needed = tuple(t.requires_grad for t in inputs)
             self._versions = tuple(t.version if i in saved else -1 for i, t in enumerate(inputs))
+            self._output = y._versions, y.version if self.keeps_output else -1
             self.sequence = next(_sequence)
             y.requires_grad, y.op = True, self
         return y
@@ -358,16 +380,20 @@ class Op:
                 f"backward: the graph at {self._name()} was freed by an earlier backward pass; "
                 "call that one with retain_graph=True to go through it again"
             )
-        for i, (t, version) in enumerate(zip(self.inputs, self._versions, strict=True)):
-            if version not in (-1, t.version):
+        used = [
+            (f"input {i}", t.version, version)
+            for i, (t, version) in enumerate(zip(self.inputs, self._versions, strict=True))
+        ]
+        for what, now, version in [*used, ("the output", self._output[0][0], self._output[1])]:
+            if version not in (-1, now):
                 raise GraphError(
-                    f"backward: input {i} of {self._name()} ({t._kind()}) was changed in place after its use: expected "
-                    f"version {version}, got {t.version}; call backward before the change, or run forward again"
+                    f"backward: {what} of {self._name()} was changed in place after its use: expected version "
+                    f"{version}, got {now}; call backward before the change, or run forward again"
                 )
 
     def free(self) -> None:
         """Lets go of everything that was kept for backward."""
-        self.__dict__ = {}
+        self.__dict__ = {"sequence": self.sequence}
 
     def _name(self) -> str:
         return type(self).__name__
@@ -396,6 +422,14 @@ class Fused(Op, abstract=True):
         wanted = [t for t, needed in zip(stand_ins, self.needed, strict=True) if needed]
         found = iter(grad(self.composed(*stand_ins), wanted, gy, create_graph=True))
         return tuple(next(found) if needed else None for needed in self.needed)
+
+
+def _is_leaf(t: Tensor) -> bool:
+    return t.op is None and t.requires_grad
+
+
+def _owner(array: Array) -> Array:
+    return array if array.base is None else array.base
 
 
 def _kinds(tensors: Sequence[Tensor]) -> str:
@@ -565,7 +599,7 @@ def _accumulate(
         if t.grad is not None:
             t.grad = t.grad + g
         elif create_graph:
-            t.grad = g
+            t.grad = g * 1.0  # a copy that is part of the graph
         else:
             shared = id(g.data) in taken or g.data.base is not None
             t.grad = Tensor(g.data.copy() if shared else g.data, device=g.device)

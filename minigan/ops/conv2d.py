@@ -152,6 +152,7 @@ def _sample_geometries() -> Iterator[Geometry]:
         ((2, 9, 7, 10), (3, 2, 1, 10), (3, 2), (1, 0)),
         ((1, 6, 6, 1), (7, 4, 4, 1), 1, "valid"),
         ((1, 19, 33, 3), (2, 3, 3, 3), 2, 1),
+        ((1, 37, 33, 1), (2, 1, 1, 1), (2, 1), 0),
     ):
         yield geometry.convolution("conv2d", x, w, stride, padding)
 

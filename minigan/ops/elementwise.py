@@ -13,7 +13,8 @@ Samples = Iterator[tuple[tuple[np.ndarray, ...], dict[str, Any]]]
 
 
 def _positive(rng: np.random.Generator) -> Samples:
-    yield (rng.uniform(0.5, 2.0, (7, 19)),), {}
+    for shape in ((7, 19), (33, 1)):
+        yield (rng.uniform(0.5, 2.0, shape),), {}
     yield (np.array(0.7),), {}
 
 
@@ -22,6 +23,7 @@ class Exp(Op):
     """y = e^x.   gx = gy * y."""
 
     saved_inputs = ()
+    keeps_output = True
 
     def forward(self, x: Array) -> Array:
         self.y = array_module(self.device).exp(x)
@@ -53,6 +55,7 @@ class Sqrt(Op):
     """y = sqrt x.   gx = gy / (2 y)."""
 
     saved_inputs = ()
+    keeps_output = True
 
     def forward(self, x: Array) -> Array:
         self.y = array_module(self.device).sqrt(x)
@@ -80,7 +83,8 @@ class Abs(Op):
 
     @staticmethod
     def samples(rng: np.random.Generator) -> Samples:
-        yield (rng.uniform(0.5, 2.0, (7, 19)) * rng.choice([-1.0, 1.0], (7, 19)),), {}
+        for shape in ((7, 19), (33, 1)):
+            yield (rng.uniform(0.5, 2.0, shape) * rng.choice([-1.0, 1.0], shape),), {}
         yield (np.array(-0.7),), {}
 
 

@@ -60,6 +60,7 @@ class ELU(Op):
     alpha: float = 1.0
 
     saved_inputs = ()
+    keeps_output = True
 
     def forward(self, x: Array) -> Array:
         self.y = elu_forward(self.device, x, self.alpha)

@@ -99,6 +99,12 @@ def transposed(
     return Geometry(n, h, w, c, k, r, s, p, q, *strides, pads[0][0], pads[1][0])
 
 
+def check_padding(what: str, padding: Padding) -> Padding:
+    """The padding itself. Raises ValueError if it is of none of the accepted forms."""
+    _padding(f"{what}: padding", padding, (1, 1), (1, 1), (1, 1))
+    return padding
+
+
 def _is(padding: Padding, word: str) -> bool:
     return isinstance(padding, str) and padding == word  # an array would compare element by element
 

@@ -48,6 +48,7 @@ class LeakyReLU(Op):
     slope: float = 0.2
 
     saved_inputs = ()
+    keeps_output = True
 
     def forward(self, x: Array) -> Array:
         # The output has the input's signs, so it serves backward as well, and the next layer keeps it anyway.

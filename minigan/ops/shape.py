@@ -32,6 +32,7 @@ class Reshape(Op):
     @staticmethod
     def samples(rng: np.random.Generator) -> Samples:
         yield (rng.standard_normal((3, 4, 7)),), {"shape": (4, 21)}
+        yield (rng.standard_normal((33, 19)),), {"shape": (19, 33)}
         yield (rng.standard_normal((6, 7)),), {"shape": (2, -1, 7)}
         yield (rng.standard_normal((1, 1)),), {"shape": ()}
 
@@ -55,6 +56,7 @@ class Transpose(Op):
     @staticmethod
     def samples(rng: np.random.Generator) -> Samples:
         yield (rng.standard_normal((3, 4, 7)),), {"axes": (2, 0, 1)}
+        yield (rng.standard_normal((19, 1, 33)),), {"axes": (2, 1, 0)}
         yield (rng.standard_normal((3, 7)),), {"axes": (-1, 0)}
 
 
@@ -89,6 +91,7 @@ class GetItem(Op):
         ):
             yield (x,), {"index": index}
         yield (x,), {"index": x > 0}
+        yield (rng.standard_normal((33, 19, 1)),), {"index": (slice(1, None, 2), [18, 0, 18])}
 
 
 @dataclass
@@ -121,6 +124,8 @@ class AddAt(Op):
     @staticmethod
     def samples(rng: np.random.Generator) -> Samples:
         yield (rng.standard_normal((3, 7)),), {"index": [0, 2, 2], "shape": (5, 7)}
+        yield (rng.standard_normal((1, 33)),), {"index": (slice(2, 3), slice(0, 33)), "shape": (3, 40)}
+        yield (rng.standard_normal((3, 19)),), {"index": ([1, 1, 0],), "shape": (2, 19)}
         yield (rng.standard_normal((2, 4)),), {"index": (slice(1, 3), slice(None, None, 2)), "shape": (5, 7)}
 
 
@@ -151,6 +156,7 @@ class Pad(Op):
     def samples(rng: np.random.Generator) -> Samples:
         yield (rng.standard_normal((3, 7)),), {"widths": ((1, 2), (0, 3))}
         yield (rng.standard_normal((5,)),), {"widths": ((0, 1),), "value": 0.5}
+        yield (rng.standard_normal((33, 19, 1)),), {"widths": ((1, 0), (0, 0), (2, 2))}
 
 
 @dataclass
@@ -179,7 +185,7 @@ class Concatenate(Op):
     @staticmethod
     def samples(rng: np.random.Generator) -> Samples:
         yield tuple(rng.standard_normal((n, 7)) for n in (1, 3, 2)), {"axis": 0}
-        yield tuple(rng.standard_normal((3, n, 2)) for n in (4, 1)), {"axis": -2}
+        yield tuple(rng.standard_normal((3, n, 2)) for n in (33, 19)), {"axis": -2}
 
 
 def _is_basic(index: Any) -> bool:

@@ -119,7 +119,7 @@ def test_parameters_move_in_place() -> None:
 
 @pytest.mark.parametrize(
     "layout",
-    [np.asfortranarray, lambda a: a[::-1], lambda a: np.repeat(a, 2, 1)[:, ::2], lambda a: a.T.copy().T],
+    [np.asfortranarray, lambda a: a[::-1].copy()[::-1], lambda a: np.repeat(a, 2, 1)[:, ::2], lambda a: a.T.copy().T],
 )
 def test_weights_and_gradients_of_any_layout(layout: Any) -> None:
     """As weights that were permuted from another framework's, and set by `.data`."""
