@@ -8,7 +8,7 @@
 //   the stride. Where the stride is 2, neighbouring pixels in a warp take different taps.
 // Weight gradient: no split-K. One thread sums over all N P Q pixels in order, so it is deterministic anyway; but a
 //   layer with few filters keeps only a few warps of the GPU busy.
-// Next: every input value is read from global memory R S K times. Rung 2 turns the work into a matrix product, where a
+// Next: every input value is read from global memory R S K / stride^2 times. Rung 2 turns the work into a matrix product, where a
 //   block shares what it reads.
 //
 // variants: {"REAL": ["float", "double"]}

@@ -13,7 +13,7 @@
 // Input gradient: no parity classes here. The product multiplies each pixel of gy with each tap once, so nothing is
 //   wasted on zeros; col2im then adds up, for each input pixel, the taps of its parity. It gathers, without atomicAdd,
 //   so is deterministic.
-// Next: the matrix is R S times as large as x, and written and read once more. Rung 3 never makes it.
+// Next: the matrix is R S / stride^2 times as large as x, and written and read once more. Rung 3 never makes it.
 //
 // variants: {"REAL": ["float", "double"]}
 #include "common.cuh"

@@ -2,8 +2,9 @@
 
 A convolution is the product of a matrix with one row for each output pixel, holding all input values that the pixel
 reads (Chellapilla et al., "High performance convolutional neural networks for document processing", 2006), and the
-filters. That matrix is R S times as large as the input, so it is never built whole: a block of rows is gathered,
-multiplied while it is in the cache, and overwritten by the next block. One `gather` serves all three primitives:
+filters. That matrix is R S / stride^2 times as large as the input, so it is never built whole: a block of rows is
+gathered, multiplied while it is in the cache, and overwritten by the next block. One `gather` serves all three
+primitives:
 
 - forward: y[block] = gather(x)[block] @ w^T
 - weight gradient: gw += gy[block]^T @ gather(x)[block]
