@@ -15,6 +15,7 @@ from minigan.backend import is_cuda, memory_errors
 from minigan.data import Batches, DataError, load_images
 from minigan.data.cache import Listing, cached, key_of
 from minigan.metrics import sliced_wasserstein
+from minigan.tensor import Tensor
 from minigan.training.command_line import Options, fail
 from minigan.training.errors import UserError
 from minigan.training.feed import feed
@@ -41,11 +42,14 @@ def train(make: Callable[[], System], options: Options[Any], toys: str, **batchi
         number = _train(make, options, toys, batching)
     except (UserError, DataError, mg.DeviceError) as error:
         fail(str(error))
+    except KeyboardInterrupt:  # before or after the training itself, where there is nothing to save
+        raise SystemExit(130) from None
     if number:
         raise SystemExit(128 + number)
 
 
 def _train(make: Callable[[], System], options: Options[Any], toys: str, batching: dict[str, Any]) -> int:
+    """Trains; returns the number of the signal that ended it, or 0."""
     settings, say = options.settings, (lambda text: None) if options.quiet else print
     mg.manual_seed(options.seed)
     try:
@@ -55,49 +59,24 @@ def _train(make: Callable[[], System], options: Options[Any], toys: str, batchin
     images = _images(options, toys, say)
     black, white = system.generator.pixels
     batches = Batches(images, settings.batch_size, options.seed, low=black, high=white, **batching)
-    steps = in_steps(settings.steps, batches.batches_per_epoch)
-
-    if options.resume:
-        run, tensors, state = Run.resume(options)
-        z = mg.tensor(tensors.pop("sample_z"), device=options.device)
-        try:
-            system.load_state_dict(tensors, state["system"])
-            batches.load_state_dict(state["batches"])
-        except (KeyError, ValueError) as error:
-            raise UserError(f"--resume: {run.folder}: the checkpoint does not fit: {error.args[0]}") from None
-        mg.random.set_state(state["random"])
-        first, distance_before = int(state["step"]), float(state["distance_before"])
-        say(f"{run.folder}: going on after step {first:,}")
-    else:
-        z = system.generator.noise(SAMPLES)
-        distance_before = _distance(system, images, options)
-        run = Run.create(options, {"device": options.device, "precision": options.precision, "images": len(images)})
-        first = 0
-        run.save_sample(0, grid(system.generator.generate(z), COLUMNS))
-        say(f"{run.folder}: {steps:,} steps of {settings.batch_size} images")
+    steps, sample_every, checkpoint_every = (
+        in_steps(duration, batches.batches_per_epoch)
+        for duration in (settings.steps, settings.sample_every, settings.checkpoint_every)
+    )
+    begin = _resumed if options.resume else _fresh
+    run, first, z, distance_before = begin(system, batches, options)
     if first >= steps:
         say(f"{run.folder}: all {steps:,} steps are done; --steps N trains longer")
         return 0
+    say(f"{run.folder}: steps {first + 1:,} to {steps:,} of {settings.batch_size} images")
 
-    def save(step: int) -> Path:
-        tensors = {**system.state_dict(), "sample_z": z.numpy()}
-        state = {
-            "system": system.scalars(),
-            "batches": batches.state_dict(),
-            "random": mg.random.get_state(),
-            "distance_before": distance_before,
-        }
-        return run.save_checkpoint(step, tensors, state)
-
-    sample_every = in_steps(settings.sample_every, batches.batches_per_epoch)
-    checkpoint_every = in_steps(settings.checkpoint_every, batches.batches_per_epoch)
     # A bar on a terminal; plain lines, one for each grid of samples, in a file or a pipe.
     bar = tqdm(total=steps, initial=first, unit="step", disable=options.quiet or not sys.stderr.isatty())
     real = feed(batches, options.device)
     # On a GPU reading a loss waits for all work in flight, so it is not done at every step.
     log_every = 10 if is_cuda(options.device) else 1
     started = time.perf_counter()
-    step, logged = first, (first, started)
+    logged = first, started
     with deferred_interrupts() as interrupt, bar, run:
         for step in range(first + 1, steps + 1):
             epoch = batches.epoch
@@ -106,7 +85,8 @@ def _train(make: Callable[[], System], options: Options[Any], toys: str, batchin
             except memory_errors() as error:
                 raise UserError(_out_of_memory(settings.batch_size, options.device)) from error
             bar.update()
-            last = step == steps or interrupt.number
+            stopping = interrupt.number
+            last = step == steps or stopping
             sample = last or step % sample_every == 0
             if sample or step % log_every == 0:
                 losses = {name: loss.item() for name, loss in results.items()}  # waits for a GPU
@@ -121,21 +101,53 @@ def _train(make: Callable[[], System], options: Options[Any], toys: str, batchin
                     words = ", ".join(f"{name} {value}" for name, value in shown.items())
                     say(f"step {step:,} of {steps:,}: {words}, {speed:.0f} images/s")
             if last or step % checkpoint_every == 0:
-                saved = save(step)
-            if interrupt.number:
-                break
+                _save(run, step, system, batches, z, distance_before)
+            if stopping:
+                say(f"stopped after step {step:,}, which is saved; go on with --resume --out {run.folder}")
+                return stopping
     run.save_film()
-    if interrupt.number:
-        say(f"stopped after step {step:,}; saved {saved}; go on with --resume --out {run.folder}")
-        return interrupt.number
     minutes = (time.perf_counter() - started) / 60
-    after = _distance(system, images, options)
+    after = _distance(system, images, options.seed)
     say(
-        f"{run.folder}: done in {minutes:.1f} minutes; look at samples/{step:06d}.png and progress.gif\n"
+        f"{run.folder}: done in {minutes:.1f} minutes; look at samples/{steps:06d}.png and progress.gif\n"
         f"sliced Wasserstein distance to the images: {distance_before:.0f} before training, {after:.0f} now "
         f"({after / distance_before:.2f} of it)"
     )
     return 0
+
+
+def _fresh(system: System, batches: Batches, options: Options[Any]) -> tuple[Run, int, Tensor, float]:
+    """A new run: its folder, step 0, the latent vectors of its samples, the distance before training."""
+    z = system.generator.noise(SAMPLES)
+    distance = _distance(system, batches.images, options.seed)
+    details = {"device": options.device, "precision": options.precision, "images": len(batches.images)}
+    run = Run.create(options, details)
+    run.save_sample(0, grid(system.generator.generate(z), COLUMNS))
+    return run, 0, z, distance
+
+
+def _resumed(system: System, batches: Batches, options: Options[Any]) -> tuple[Run, int, Tensor, float]:
+    """The same of an old run, with its state put into the system, the batches and the random numbers."""
+    run, tensors, state = Run.resume(options)
+    z = mg.tensor(tensors.pop("sample_z"), device=options.device)
+    try:
+        system.load_state_dict(tensors, state["system"])
+        batches.load_state_dict(state["batches"])
+    except (KeyError, ValueError) as error:
+        raise UserError(f"--resume: {run.folder}: the checkpoint does not fit: {error.args[0]}") from None
+    mg.random.set_state(state["random"])
+    return run, int(state["step"]), z, float(state["distance_before"])
+
+
+def _save(run: Run, step: int, system: System, batches: Batches, z: Tensor, distance_before: float) -> None:
+    tensors = {**system.state_dict(), "sample_z": z.numpy()}
+    state = {
+        "system": system.scalars(),
+        "batches": batches.state_dict(),
+        "random": mg.random.get_state(),
+        "distance_before": distance_before,
+    }
+    run.save_checkpoint(step, tensors, state)
 
 
 def _out_of_memory(batch_size: int, device: str) -> str:
@@ -172,13 +184,13 @@ def _toys(kind: str, size: tuple[int, int]) -> np.ndarray:
     return cached(key_of(["toys", kind, TOY_COUNT, *size, code.hexdigest()]), *size, fill)[0]
 
 
-def _distance(system: System, images: np.ndarray, options: Options[Any]) -> float:
+def _distance(system: System, images: np.ndarray, seed: int) -> float:
     """The mean, over the scales, of the sliced Wasserstein distance between the data and as many samples.
 
     It has random numbers of its own, so that measuring does not change the run.
     """
     state = mg.random.get_state()
-    mg.manual_seed(options.seed + 1)
+    mg.manual_seed(seed + 1)
     count = min(COMPARED, len(images))
     fake = system.generator.generate(system.generator.noise(count))
     mg.random.set_state(state)

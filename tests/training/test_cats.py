@@ -93,7 +93,7 @@ def test_resume_without_out_goes_on_with_the_latest_run(train_cats: Train, capsy
     train_cats("--steps", "1")
     train_cats("--steps", "1")
     train_cats("--steps", "2", "--resume")
-    assert "runs/cats-0002: going on after step 1" in capsys.readouterr().out
+    assert "runs/cats-0002: steps 2 to 2 of 4 images" in capsys.readouterr().out
     assert not Path("runs/cats-0003").exists()
 
 

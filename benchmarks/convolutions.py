@@ -1,0 +1,245 @@
+"""A convolution's three passes as things to compare: operands, arithmetic and bytes, float64 judge, tolerance, runners.
+
+The judge. One loop over the filter's taps, a matrix product each, in float64: neither minigan's way nor cuDNN's.
+
+The tolerance. An output is a sum of n products; let s be the square root of the sum of their squares, the size of such
+a sum for random signs, and u = 2^-24 float32's rounding. An addition rounds by u / sqrt(3) of its partial sum on
+average, and the partial sum after k products has the size s sqrt(k / n): n such errors of random signs come to
+s u sqrt(n / 6). As the product of two random quantities, the partial sums' size and the roundings, this has the tail
+exp(-t): among the 2^26 outputs of the largest layer, the largest error is 18 times it. 24 times, and two roundings of
+the result, are allowed: (10 sqrt(n) + 2) u s. A product too few or too many is an error of s / sqrt(n), which is more
+for every n that occurs, and a thousand times more where n is about 1500.
+TF32 rounds both factors of a
+product by 2^-11 at most, by 0.82 * 2^-11 s together on average; six times that, 5 * 2^-11 s, is allowed besides. bf16
+and fp16 inputs are drawn so that they are exact; their outputs are rounded once, by 2^-9 and 2^-12 of themselves at
+most (bf16 has 8 significant bits, fp16 11), and twice that is allowed, for sums made in two rounded parts. Every
+comparison is written so that NaN fails.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+from minigan.backend import Array, array_module, to_device, to_numpy
+from minigan.ops import conv2d_cpu, conv2d_cuda
+from minigan.ops.geometry import Geometry
+
+PASSES = ("forward", "input_grad", "weight_grad")
+
+# What a pass reads, what it writes: x (N, H, W, C), w (K, R, S, C), gy (N, P, Q, K) by their names.
+READS = {"forward": ("x", "w"), "input_grad": ("gy", "w"), "weight_grad": ("x", "gy")}
+WRITES = {"forward": "gy", "input_grad": "x", "weight_grad": "w"}
+
+Operands = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How a kernel and its peer compute: what arrays they take, and by what their results may be off."""
+
+    name: str
+    dtype: str  # of minigan's arrays; bf16 travels as its bits
+    torch_dtype: str
+    allow_tf32: bool
+    product: float  # error of a product of two inputs, over its size; see the tolerance above
+    output: float  # rounding of an output, over itself
+
+
+PRECISIONS = {
+    one.name: one
+    for one in (
+        Precision("float32", "float32", "float32", False, 0.0, 0.0),
+        Precision("tf32", "float32", "float32", True, 5 * 2.0**-11, 0.0),
+        Precision("bf16", "uint16", "bfloat16", False, 0.0, 2 * 2.0**-9),
+        Precision("fp16", "float16", "float16", False, 0.0, 2 * 2.0**-12),
+    )
+}
+
+
+def shapes(g: Geometry) -> dict[str, tuple[int, int, int, int]]:
+    return {"x": g.x_shape, "w": g.w_shape, "gy": g.y_shape}
+
+
+def operations(g: Geometry) -> int:
+    """Floating-point operations of a pass: a multiplication and an addition for each tap, also for taps on padding."""
+    return 2 * g.n * g.p * g.q * g.k * g.r * g.s * g.c
+
+
+def traffic(g: Geometry, name: str, itemsize: int = 4) -> int:
+    """The fewest bytes a pass can move: each operand read once, the result written once."""
+    return sum(int(np.prod(shapes(g)[one])) for one in (*READS[name], WRITES[name])) * itemsize
+
+
+def longest_sum(g: Geometry, name: str) -> int:
+    if name == "forward":
+        return g.r * g.s * g.c
+    if name == "input_grad":
+        return -(-g.r // g.stride_h) * -(-g.s // g.stride_w) * g.k
+    return g.n * g.p * g.q
+
+
+# ---- operands -------------------------------------------------------------------------------------------------------
+
+
+def draw(g: Geometry, seed: int = 0) -> dict[str, np.ndarray]:
+    """Random normal x, w and gy, float32: never zeros, which hide wrong indices and run faster."""
+    rng = np.random.default_rng(seed)
+    return {name: rng.standard_normal(shape, np.float32) for name, shape in shapes(g).items()}
+
+
+def rounded(values: np.ndarray, precision: Precision) -> np.ndarray:
+    """float32 values that the precision's arrays can hold exactly. TF32 is not: its kernels round by themselves."""
+    return decode(encode(values, precision), precision)
+
+
+def encode(values: np.ndarray, precision: Precision) -> np.ndarray:
+    """float32 values as minigan's arrays of this precision."""
+    if precision.name != "bf16":
+        return values.astype(precision.dtype)
+    bits = values.view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)  # to nearest, ties to even
+
+
+def decode(values: np.ndarray, precision: Precision) -> np.ndarray:
+    """The other way round."""
+    if precision.name != "bf16":
+        return values.astype(np.float32)
+    return (values.astype(np.uint32) << 16).view(np.float32)
+
+
+# ---- the judge -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Judge:
+    """What a pass should give, in float64, and how far off each element may be.
+
+    part: the index of what is judged, of a result of this shape. described: the same in words.
+    """
+
+    exact: Array
+    size: Array  # s of the tolerance
+    terms: int
+    shape: tuple[int, ...]
+    part: tuple[Any, ...]
+    described: str
+
+    def worst(self, result: Array, precision: Precision) -> float:
+        """The largest error, in units of what is allowed: right if at most 1; NaN if any element is not finite."""
+        if result.shape != self.shape:
+            raise ValueError(f"expected a result of shape {self.shape}, got {result.shape}")
+        xp = _module(result)
+        if not bool(xp.isfinite(result).all()):
+            return float("nan")
+        allowed = ((10 * self.terms**0.5 + 2) * 2.0**-24 + precision.product) * self.size
+        allowed = allowed + precision.output * xp.abs(self.exact)
+        difference = xp.abs(result[self.part].astype(np.float64) - self.exact)
+        # Where nothing is summed up (a pixel that no output reads) nothing may be off; and 0 / 0 is no error.
+        return float(xp.max(difference / xp.maximum(allowed, np.finfo(np.float64).tiny)))
+
+
+def judge(g: Geometry, name: str, operands: Operands, most: float | None = None) -> Judge:
+    """The float64 judge of a pass.
+
+    most: floating-point operations to spend on it. If the pass takes more, only some images of an output or of an
+    input gradient are judged, the first and the last among them, or some filters of a weight gradient. (That every
+    element is finite is looked at in all of it.)
+    """
+    count = g.k if name == "weight_grad" else g.n
+    keep = count if most is None else max(1, min(count, int(count * most / operations(g))))
+    chosen = np.unique(np.linspace(0, count - 1, keep).round().astype(int)) if keep > 1 else np.array([count - 1])
+    xp = _module(operands["x"])
+    x, w, gy = operands["x"], operands["w"], operands["gy"]
+    part: tuple[Any, ...] = (slice(None),) if keep == count else (xp.asarray(chosen),)
+    if name == "weight_grad":
+        gy, g_part = gy[..., part[0]], replace(g, k=keep)
+    else:
+        x, gy, g_part = x[part[0]], gy[part[0]], replace(g, n=keep)
+    small = {"x": x, "w": w, "gy": gy}
+    first, second = (small[one].astype(np.float64) for one in READS[name])
+    exact = reference(g_part, name, first, second)
+    size = xp.sqrt(reference(g_part, name, first**2, second**2))
+    what = "filters" if name == "weight_grad" else "images"
+    described = "all" if keep == count else f"{keep} of {count} {what}"
+    return Judge(exact, size, longest_sum(g, name), shapes(g)[WRITES[name]], part, described)
+
+
+def reference(g: Geometry, name: str, first: Array, second: Array) -> Array:
+    """A pass by one matrix product for each tap, of the two operands that it READS, on NumPy's or CuPy's arrays."""
+    xp = _module(first)
+    height = max(g.top + g.h, (g.p - 1) * g.stride_h + g.r)
+    width = max(g.left + g.w, (g.q - 1) * g.stride_w + g.s)
+    padded = xp.zeros((g.n, height, width, g.c), first.dtype)
+    inside = (slice(None), slice(g.top, g.top + g.h), slice(g.left, g.left + g.w))
+    if name != "input_grad":
+        padded[inside] = first
+    result = xp.zeros(shapes(g)[WRITES[name]], first.dtype)
+    for r, s in np.ndindex(g.r, g.s):
+        rows = slice(r, r + (g.p - 1) * g.stride_h + 1, g.stride_h)
+        columns = slice(s, s + (g.q - 1) * g.stride_w + 1, g.stride_w)
+        if name == "forward":
+            result += (padded[:, rows, columns].reshape(-1, g.c) @ second[:, r, s].T).reshape(g.y_shape)
+        elif name == "input_grad":
+            padded[:, rows, columns] += (first.reshape(-1, g.k) @ second[:, r, s]).reshape(g.n, g.p, g.q, g.c)
+        else:
+            result[:, r, s] = second.reshape(-1, g.k).T @ padded[:, rows, columns].reshape(-1, g.c)
+    return padded[inside] if name == "input_grad" else result
+
+
+def _module(array: Array) -> ModuleType:
+    return array_module("cpu" if isinstance(array, np.ndarray) else "cuda")
+
+
+# ---- minigan's side --------------------------------------------------------------------------------------------------
+
+
+def on_cpu(g: Geometry, name: str, operands: Operands) -> Callable[[], Array]:
+    """minigan's CPU leaf of a pass, ready to be called."""
+    first, second = (operands[one] for one in READS[name])
+    leaf = getattr(conv2d_cpu, name)
+    return lambda: leaf(first, second, g)
+
+
+def on_rung(g: Geometry, name: str, operands: Operands, device: str, rung: int) -> Callable[[], Array]:
+    """A rung of the ladder, on "cuda" or "emulated", ready to be called. It chooses its tile as it does in training."""
+    first, second = (operands[one] for one in READS[name])
+    leaf, precision = getattr(conv2d_cuda, name), conv2d_cuda.RUNGS[rung].precision
+    return lambda: leaf(device, first, second, g, precision=precision, rung=rung)
+
+
+def chosen_rung(g: Geometry, device: str, precision: str) -> int:
+    """The rung that minigan takes for this problem when none is named."""
+    return conv2d_cuda.choose_rung(g, "float32", conv2d_cuda.architecture(device), precision)
+
+
+def upload(operands: Mapping[str, np.ndarray], device: str, precision: Precision) -> dict[str, Array]:
+    return {name: to_device(encode(values, precision), device) for name, values in operands.items()}
+
+
+def download(result: Array, device: str, precision: Precision) -> Array:
+    """A result as numbers that can be judged: bf16's bits as float32, others as they are; it stays on its device."""
+    return to_device(decode(to_numpy(result), precision), device) if precision.name == "bf16" else result
+
+
+@contextmanager
+def poisoned(device: str) -> Iterator[None]:
+    """Inside, whatever is allocated as empty is full of NaN (all bits set), so that an element not written is seen.
+
+    Compile first: Numba must not see the replacement.
+    """
+    xp = array_module(device)
+    empty = xp.empty
+
+    def full(shape: Any, dtype: Any = float, *args: Any, **settings: Any) -> Array:
+        array = empty(shape, dtype, *args, **settings)
+        if array.ndim and array.dtype.kind in "fiu" and array.flags.c_contiguous:
+            array.view(np.uint8).fill(0xFF)
+        return array
+
+    with mock.patch.object(xp, "empty", full):
+        yield
