@@ -21,6 +21,7 @@ from minigan.backend import (
     DeviceError,
     array_module,
     is_cuda,
+    on_device,
     resolve_device,
     to_device,
     to_numpy,
@@ -274,7 +275,8 @@ def as_tensor(value: Operand, like: Tensor) -> Tensor:
     if isinstance(value, Tensor):
         return value
     if isinstance(value, Real) or (isinstance(value, np.ndarray) and value.ndim == 0):
-        return Tensor(array_module(like.device).asarray(value, dtype=like.dtype), device=like.device)
+        with on_device(like.device):
+            return Tensor(array_module(like.device).asarray(value, dtype=like.dtype), device=like.device)
     if not hasattr(value, "dtype"):
         raise TypeError(f"expected a tensor, a number or an array, got {value!r}")
     if _on_cuda(value) != is_cuda(like.device):
@@ -347,7 +349,8 @@ class Op:
             if other.dtype != first.dtype:
                 raise TypeError(f"{self._name()}: expected tensors of one dtype, got {_kinds(inputs)}")
         self.device = first.device
-        y = self.forward(*(t.data for t in inputs))
+        with on_device(self.device):
+            y = self.forward(*(t.data for t in inputs))
         # NumPy turns arrays without dimensions into scalars.
         y = Tensor(y if is_cuda(self.device) else np.asarray(y), device=self.device)
         for t in inputs:
@@ -471,6 +474,8 @@ def grad(
     """
     outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
     inputs = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+    if not outputs:
+        raise ValueError("grad: expected at least one output, got none")
     if not isinstance(grad_outputs, (list, tuple)):
         grad_outputs = [grad_outputs] * len(outputs)
     if len(grad_outputs) != len(outputs):
@@ -501,7 +506,8 @@ def _seed(y: Tensor, gradient: Operand | None) -> Tensor:
             raise GraphError(
                 f"backward: expected a gradient of shape {y.shape}; only an output of one element may do without"
             )
-        return Tensor(array_module(y.device).ones(y.shape, y.dtype), device=y.device)
+        with on_device(y.device):
+            return Tensor(array_module(y.device).ones(y.shape, y.dtype), device=y.device)
     g = as_tensor(gradient, y)
     if (g.shape, g.dtype, g.device) != (y.shape, y.dtype, y.device):
         raise ValueError(f"backward: expected a gradient of {y._kind()}, got {g._kind()}")
@@ -547,7 +553,7 @@ def _backward(
         # A new tensor, never in place: an op may hand out one gradient twice.
         gradients[key] = gradients[key] + g if key in gradients else g
 
-    with set_grad_enabled(create_graph):
+    with set_grad_enabled(create_graph), on_device(roots[0][0].device):
         for t, g in roots:
             add(t, g)
         for op in reversed(ops):

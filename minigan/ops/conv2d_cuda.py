@@ -5,13 +5,12 @@ is a matrix product with rows, columns and a depth that is summed over.
 """
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
-from minigan.backend import Array, array_module, cuda_architecture, cuda_index, cupy, is_cuda, matmul_precision
+from minigan.backend import Array, array_module, cuda_architecture, is_cuda, matmul_precision, on_device
 from minigan.kernel_launch import launch
 from minigan.ops.geometry import Geometry
 
@@ -182,11 +181,6 @@ def _check_array(what: str, array: Array, shape: tuple[int, ...], dtype: Any) ->
         raise ValueError(f"conv2d: {what}: expected {shape} {dtype}, got {array.shape} {array.dtype}")
 
 
-def _current(device: str) -> AbstractContextManager[Any]:
-    """On which GPU arrays are made."""
-    return cupy().cuda.Device(cuda_index(device)) if is_cuda(device) else nullcontext()
-
-
 def _empty(device: str, shape: int | tuple[int, ...], dtype: Any) -> Array:
     return array_module(device).empty(shape, dtype)
 
@@ -301,7 +295,7 @@ def forward(
     if bias is not None:
         _check_array("bias", bias, (g.k,), x.dtype)
     run = _Launcher(device, rung, x.dtype)
-    with _current(device):
+    with on_device(device):
         x, w, bias = _contiguous(device, x, w, bias)
         y = run.empty(g.y_shape)
         rows, depth = g.n * g.p * g.q, g.r * g.s * g.c
@@ -336,7 +330,7 @@ def input_grad(
     if bias is not None:
         _check_array("bias", bias, (g.c,), gy.dtype)
     run = _Launcher(device, rung, gy.dtype)
-    with _current(device):
+    with on_device(device):
         gy, w, bias = _contiguous(device, gy, w, bias)
         gx = run.empty(g.x_shape)
         if gx.size == 0:
@@ -373,7 +367,7 @@ def weight_grad(
     _check_array("input", x, g.x_shape, x.dtype)
     _check_array("output gradient", gy, g.y_shape, x.dtype)
     run = _Launcher(device, rung, x.dtype)
-    with _current(device):
+    with on_device(device):
         x, gy, _ = _contiguous(device, x, gy, None)
         gw = run.empty(g.w_shape)
         columns, depth = g.r * g.s * g.c, g.n * g.p * g.q

@@ -46,9 +46,7 @@ def test_an_epoch_passes_over_each_image_once_and_epochs_differ() -> None:
     epochs = []
     for epoch in range(3):
         assert batches.epoch == epoch
-        epochs.append(
-            [n for batch in itertools.islice(batches, batches.batches_per_epoch) for n in numbers(batch)]
-        )
+        epochs.append([n for batch in itertools.islice(batches, batches.batches_per_epoch) for n in numbers(batch)])
         assert sorted(epochs[-1]) == list(range(12))
     assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
     assert list(range(12)) not in epochs

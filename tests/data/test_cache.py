@@ -147,9 +147,7 @@ def test_half_a_set_is_built_again(folder: Path, decoded, noise, cache: Path, su
     assert len(decoded) == 10
 
 
-def test_an_unwritable_cache_is_one_warning_and_memory(
-    folder: Path, noise, tmp_path, monkeypatch, caplog
-) -> None:
+def test_an_unwritable_cache_is_one_warning_and_memory(folder: Path, noise, tmp_path, monkeypatch, caplog) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("MINIGAN_CACHE", str(tmp_path / "file" / "cache"))
     check(load(folder), noise)
@@ -227,8 +225,7 @@ def test_two_processes_at_once(folder: Path, noise, cache: Path) -> None:
         "print(result.images.tobytes().hex())"
     )
     runs = [
-        subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
+        subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True) for _ in range(2)
     ]
     outputs = [run.communicate()[0].strip() for run in runs]
     assert [run.returncode for run in runs] == [0, 0]
@@ -263,9 +260,7 @@ def test_a_set_in_use_stays_readable_when_it_is_removed(folder: Path, noise, cac
     check(result, noise)
 
 
-def test_a_set_larger_than_the_bound_is_not_kept(
-    folder: Path, noise, cache: Path, monkeypatch, caplog
-) -> None:
+def test_a_set_larger_than_the_bound_is_not_kept(folder: Path, noise, cache: Path, monkeypatch, caplog) -> None:
     monkeypatch.setenv("MINIGAN_CACHE_GIB", "1e-7")
     check(load(folder), noise)
     assert "not kept for the next run: they take" in caplog.text

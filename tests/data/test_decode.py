@@ -243,8 +243,6 @@ def test_within_pillow_warnings_bombs_are_errors_and_remarks_are_silent() -> Non
         with pillow_warnings():
             with pytest.raises(Image.DecompressionBombWarning):
                 warnings.warn("a bomb", Image.DecompressionBombWarning, stacklevel=1)
-            warnings.warn_explicit(
-                "corrupt EXIF", UserWarning, "TiffImagePlugin.py", 1, "PIL.TiffImagePlugin"
-            )
+            warnings.warn_explicit("corrupt EXIF", UserWarning, "TiffImagePlugin.py", 1, "PIL.TiffImagePlugin")
         warnings.warn_explicit("corrupt EXIF", UserWarning, "TiffImagePlugin.py", 1, "PIL.TiffImagePlugin")
     assert len(heard) == 1

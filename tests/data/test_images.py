@@ -80,9 +80,7 @@ def test_many_more_images_than_threads_keep_their_order(tmp_path: Path, encode) 
     assert result.summary() == "50 images from in/"
 
 
-def test_files_wait_in_memory_in_bounded_number(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encode
-) -> None:
+def test_files_wait_in_memory_in_bounded_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encode) -> None:
     (tmp_path / "in").mkdir()
     for i in range(40):
         (tmp_path / "in" / f"{i}.png").write_bytes(encode(Image.new("RGB", (2, 2))))
@@ -173,20 +171,15 @@ def test_listed_files_are_left_out(folder: Path, tmp_path: Path, bom: bytes) -> 
         result = load(folder, leave_out=names)
         assert result.names == ["b.jpg", "f.png", "g.png", "h.png", "more/d.jpeg"]
         assert result.summary() == (
-            "5 images from cats/, 4 of 5 listed names left out, "
-            "2 skipped: cut.jpg (truncated), empty.png (empty file)"
+            "5 images from cats/, 4 of 5 listed names left out, 2 skipped: cut.jpg (truncated), empty.png (empty file)"
         )
 
 
 def test_a_list_that_cannot_be_read(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        DataError, match=r"names\.txt, the list of files to leave out, cannot be read: .*No such"
-    ):
+    with pytest.raises(DataError, match=r"names\.txt, the list of files to leave out, cannot be read: .*No such"):
         load(folder, leave_out=tmp_path / "names.txt")
     (tmp_path / "names.txt").write_bytes(b"\xff\xfe")
-    with pytest.raises(
-        DataError, match=r"names\.txt, the list of files to leave out, cannot be read: .*decode"
-    ):
+    with pytest.raises(DataError, match=r"names\.txt, the list of files to leave out, cannot be read: .*decode"):
         load(folder, leave_out=tmp_path / "names.txt")
 
 
@@ -205,9 +198,7 @@ def test_too_few_images_say_how_many_and_why(folder: Path) -> None:
 def test_none_left_says_why(tmp_path: Path, cache: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.jpg").write_bytes(b"text")
-    with pytest.raises(
-        DataError, match=r"^in/ has 0 usable images; at least 1 needed.* 1 skipped: a\.jpg \(not"
-    ):
+    with pytest.raises(DataError, match=r"^in/ has 0 usable images; at least 1 needed.* 1 skipped: a\.jpg \(not"):
         load(tmp_path / "in")
     assert list(cache.iterdir()) == []
 

@@ -229,9 +229,7 @@ def test_too_large_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert contents(path) == files | {"bomb.png": "larger than 1 MiB"}
 
 
-def test_a_tar_header_of_any_claimed_length_is_not_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_tar_header_of_any_claimed_length_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "MAX_BYTES", 2**20)
     with tarfile.open(tmp_path / "in.tgz", "w:gz") as archive:
         add_member(archive, "header", bytes(2**21), type=tarfile.XHDTYPE)
@@ -270,9 +268,7 @@ def test_an_encrypted_zip_says_so(tmp_path: Path) -> None:
 def test_a_truncated_archive_is_an_error(tmp_path: Path, name: str) -> None:
     files = {f"{i}.jpg": os.urandom(20_000) for i in range(5)}
     modes = {"in.tar": "w", "in.tgz": "w:gz", "in.tar.bz2": "w:bz2", "in.tar.xz": "w:xz"}
-    path = (
-        make_tar(tmp_path / name, files, modes[name]) if name in modes else make_zip(tmp_path / name, files)
-    )
+    path = make_tar(tmp_path / name, files, modes[name]) if name in modes else make_zip(tmp_path / name, files)
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2 + 1000])
     with pytest.raises(DataError, match=f"{name} is broken, cut short"):
