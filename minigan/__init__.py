@@ -7,6 +7,7 @@ from minigan import functional, init, nn, optim, random
 from minigan.backend import DeviceError, default_device, set_matmul_precision
 from minigan.gradcheck import GradcheckError, gradcheck
 from minigan.random import manual_seed
+from minigan.serialization import load, save
 from minigan.tensor import (
     GraphError,
     Op,
@@ -34,11 +35,13 @@ __all__ = [
     "gradcheck",
     "init",
     "is_grad_enabled",
+    "load",
     "manual_seed",
     "nn",
     "no_grad",
     "optim",
     "random",
+    "save",
     "set_grad_enabled",
     "set_matmul_precision",
     "tensor",

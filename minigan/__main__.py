@@ -9,6 +9,7 @@ from pathlib import Path
 import minigan as mg
 from minigan.backend import cuda_problem
 from minigan.cpu import thread_count
+from minigan.serialization import CheckpointError
 from minigan.training.command_line import fail
 from minigan.training.errors import UserError
 from minigan.training.pictures import save_images
@@ -27,7 +28,7 @@ def main(arguments: list[str] | None = None) -> None:
     given = _parser().parse_args(arguments)
     try:
         {"doctor": doctor, "generate": generate}[given.command](given)
-    except (UserError, mg.DeviceError) as error:
+    except (UserError, CheckpointError, mg.DeviceError) as error:
         fail(str(error))
 
 

@@ -301,13 +301,13 @@ class Op:
 
     A subclass is a dataclass of its settings and defines
     - forward(*arrays) -> array: computes; arrays may be non-contiguous and must not be changed. What backward needs
-      besides
-      the inputs may be kept as attributes;
+      besides the inputs may be kept as attributes;
     - backward(gy) -> tuple: a gradient (or None) for each input, from the output's gradient, by means of other ops on
       `self.inputs` (Tensors). `self.needed[i]` tells whether input i's gradient is wanted;
     - reference(*arrays, **settings): the same in obvious NumPy, the judge of every device's forward;
     - samples(rng) -> iterable of (input arrays, settings), at odd sizes and away from kinks, that the tests check.
     `saved_inputs` are the inputs whose values backward reads; the others are not kept alive. None means all of them.
+    `keeps_output` says that backward reads the output, too.
     """
 
     saved_inputs: ClassVar[tuple[int, ...] | None] = None
@@ -383,10 +383,7 @@ class Op:
                 f"backward: the graph at {self._name()} was freed by an earlier backward pass; "
                 "call that one with retain_graph=True to go through it again"
             )
-        used = [
-            (f"input {i}", t.version, version)
-            for i, (t, version) in enumerate(zip(self.inputs, self._versions, strict=True))
-        ]
+        used = [(f"input {i}", t.version, self._versions[i]) for i, t in enumerate(self.inputs)]
         for what, now, version in [*used, ("the output", self._output[0][0], self._output[1])]:
             if version not in (-1, now):
                 raise GraphError(

@@ -15,6 +15,7 @@ from minigan.backend import is_cuda, memory_errors
 from minigan.data import Batches, DataError, load_images
 from minigan.data.cache import Listing, cached, key_of
 from minigan.metrics import sliced_wasserstein
+from minigan.serialization import CheckpointError
 from minigan.tensor import Tensor
 from minigan.training.command_line import Options, fail
 from minigan.training.errors import UserError
@@ -40,7 +41,7 @@ def train(make: Callable[[], System], options: Options[Any], toys: str, **batchi
     """
     try:
         number = _train(make, options, toys, batching)
-    except (UserError, DataError, mg.DeviceError) as error:
+    except (UserError, DataError, CheckpointError, mg.DeviceError) as error:
         fail(str(error))
     except KeyboardInterrupt:  # before or after the training itself, where there is nothing to save
         raise SystemExit(130) from None

@@ -3,9 +3,8 @@
 import json
 from pathlib import Path
 
-from minigan import models
+from minigan import models, serialization
 from minigan.backend import resolve_device
-from minigan.training import checkpoint
 from minigan.training.errors import UserError
 from minigan.training.run import checkpoints_in
 
@@ -19,7 +18,7 @@ def load_generator(run: Path | str, device: str | None = None) -> models.Generat
         z = generator.noise(16)
         images = generator.generate(z)  # uint8 (16, H, W, 3)
 
-    Raises UserError where there is no such run, and CheckpointError, which is one, for a damaged checkpoint.
+    Raises UserError where there is no such run, and CheckpointError for a damaged checkpoint.
     """
     run = Path(run)
     path = run if run.is_file() else next(reversed(checkpoints_in(run)), None)
@@ -32,7 +31,7 @@ def load_generator(run: Path | str, device: str | None = None) -> models.Generat
         generator, _ = models.build(written["system"], **overrides)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{config}: expected the settings of the run beside its checkpoints: {error}") from None
-    tensors, _ = checkpoint.load(path)
+    tensors, _ = serialization.load_checkpoint(path)
     prefix = "generator/"
     own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
     try:

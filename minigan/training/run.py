@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from minigan.training import checkpoint
+from minigan import serialization
 from minigan.training.command_line import Options
 from minigan.training.errors import UserError
 from minigan.training.pictures import film
@@ -48,7 +48,7 @@ class Run:
             for name in ("samples", "checkpoints"):
                 (run.folder / name).mkdir()
             content = json.dumps({**_configuration(options), **details, **_surroundings()}, indent=2)
-            checkpoint.write_whole(run.folder / "config.json", content.encode() + b"\n")
+            serialization.write_whole(run.folder / "config.json", content.encode() + b"\n")
         except OSError as error:
             raise UserError(f"--out: {error.filename or options.out}: cannot be written: {error.strerror}") from None
         return run
@@ -79,7 +79,7 @@ class Run:
         differences = [d for d in differences if not d.startswith("settings was")]
         if differences:
             raise UserError(f"--resume: {folder} is a run with other settings: {'; '.join(differences)}")
-        tensors, state = checkpoint.load(found[-1])
+        tensors, state = serialization.load_checkpoint(found[-1])
         run._cut_log(int(state["step"]))
         return run, tensors, state
 
@@ -90,7 +90,7 @@ class Run:
     def save_checkpoint(self, step: int, tensors: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> Path:
         """Writes a checkpoint, and removes all but the last ones."""
         path = self.folder / "checkpoints" / f"{step:06d}.safetensors"
-        checkpoint.save(path, tensors, {"step": step, **state})
+        serialization.save_checkpoint(path, tensors, {"step": step, **state})
         for old in self.checkpoints()[:-KEPT_CHECKPOINTS]:
             old.unlink()
         return path
@@ -131,7 +131,7 @@ class Run:
         if path.exists():
             head, *lines = path.read_text().splitlines(keepends=True)
             kept = [line for line in lines if line.endswith("\n") and int(float(line.split(",", 1)[0])) <= step]
-            checkpoint.write_whole(path, "".join([head, *kept]).encode())
+            serialization.write_whole(path, "".join([head, *kept]).encode())
 
 
 def checkpoints_in(folder: Path) -> list[Path]:

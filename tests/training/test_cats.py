@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minigan.training import Epochs, checkpoint, load_generator
+from minigan import serialization
+from minigan.training import Epochs, load_generator
 
 Train = Callable[..., None]
 
@@ -57,7 +58,7 @@ def test_a_run_leaves_a_log_samples_checkpoint_film_and_configuration(
 def test_the_same_seed_gives_the_same_run_and_another_another(train_cats: Train) -> None:
     for out, seed in (("a", "1"), ("b", "1"), ("c", "2")):
         train_cats("--out", out, "--seed", seed, "--quiet")
-    a, b, c = (checkpoint.load(Path(out) / "checkpoints" / "000007.safetensors")[0] for out in "abc")
+    a, b, c = (serialization.load_checkpoint(Path(out) / "checkpoints" / "000007.safetensors")[0] for out in "abc")
     assert all(np.array_equal(a[name], b[name]) for name in a)
     assert not np.array_equal(a["generator/0.weight"], c["generator/0.weight"])
 
@@ -67,7 +68,9 @@ def test_resuming_is_bit_exact_in_the_middle_of_an_epoch_too(train_cats: Train) 
     train_cats("--out", "parts", "--quiet", "--steps", "2")
     for steps in ("3", "6", "8"):
         train_cats("--out", "parts", "--quiet", "--steps", steps, "--resume")
-    whole, parts = (checkpoint.load(Path(out) / "checkpoints" / "000008.safetensors") for out in ("whole", "parts"))
+    whole, parts = (
+        serialization.load_checkpoint(Path(out) / "checkpoints" / "000008.safetensors") for out in ("whole", "parts")
+    )
     assert whole[1] == parts[1]
     assert whole[0].keys() == parts[0].keys()
     assert all(np.array_equal(whole[0][name], parts[0][name]) for name in whole[0])
@@ -134,7 +137,9 @@ def test_a_signal_finishes_the_step_saves_and_sets_the_exit_code(
     assert "stopped after step 3" in capsys.readouterr().out
     train_cats("--out", "run", "--resume", "--quiet")
     train_cats("--out", "whole", "--quiet")
-    run, whole = (checkpoint.load(Path(out) / "checkpoints" / "000007.safetensors")[0] for out in ("run", "whole"))
+    run, whole = (
+        serialization.load_checkpoint(Path(out) / "checkpoints" / "000007.safetensors")[0] for out in ("run", "whole")
+    )
     assert all(np.array_equal(run[name], whole[name]) for name in run)
 
 
@@ -214,9 +219,9 @@ def test_generating_from_a_finished_run(train_cats: Train, capsys: pytest.Captur
 
     train_cats("--out", "run", "--quiet")
     path = Path("run/checkpoints/000007.safetensors")
-    tensors, state = checkpoint.load(path)
+    tensors, state = serialization.load_checkpoint(path)
     tensors["generator/15.weight"] *= 1000  # after seven steps its images are all of one grey
-    checkpoint.save(path, tensors, state)
+    serialization.save_checkpoint(path, tensors, state)
     generator = load_generator("run")
     assert generator.generate(generator.noise(3)).shape == (3, 16, 16, 3)
     main(["generate", "run", "--count", "5", "--grid", "3x2", "--out", "five.png"])

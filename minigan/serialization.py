@@ -1,4 +1,4 @@
-"""Checkpoints: one safetensors file, complete or not there at all, and checked before anything of it is used.
+"""Arrays in files: one safetensors file, complete or not there at all, and checked before anything of it is used.
 
 A file is written beside its final name, forced to the disk, and then renamed, so a crash leaves the old one or the new
 one. safetensors has no checksum; ours, over the metadata and every tensor, tells a damaged file from a good one.
@@ -13,23 +13,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.numpy
-
-from minigan.training.errors import UserError
 
 FORMAT = 1
 
 
-class CheckpointError(UserError):
+class CheckpointError(RuntimeError):
     """A checkpoint that cannot be written, is damaged, or is not one."""
 
 
-def save(path: Path, tensors: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> None:
+def save(path: Path | str, state_dict: Mapping[str, np.ndarray]) -> None:
+    """Writes the arrays of a `state_dict()`. Raises CheckpointError where that fails; then `path` is as before."""
+    save_checkpoint(Path(path), state_dict, {})
+
+
+def load(path: Path | str) -> dict[str, np.ndarray]:
+    """The arrays of a file that `save` wrote, for `load_state_dict`. Raises CheckpointError for any other file."""
+    return load_checkpoint(Path(path))[0]
+
+
+def save_checkpoint(path: Path, tensors: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> None:
     """Writes tensors, and a state of plain numbers, texts, lists and dicts.
 
     Raises CheckpointError where that fails; then `path` is as before.
     """
+    import safetensors.numpy  # here, to keep `import minigan` fast
+
     # safetensors 0.8.0 writes the memory of a non-contiguous array as if it were contiguous, without a word.
     arrays = {n: np.asarray(a, dtype=a.dtype.newbyteorder("="), order="C") for n, a in tensors.items()}
     text = json.dumps({"format": FORMAT, **state}, sort_keys=True)
@@ -37,11 +45,13 @@ def save(path: Path, tensors: Mapping[str, np.ndarray], state: Mapping[str, Any]
     write_whole(path, content)
 
 
-def load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def load_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The tensors and the state of a checkpoint.
 
     Raises CheckpointError for one that is damaged or of another program.
     """
+    import safetensors
+
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
