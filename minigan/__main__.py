@@ -10,7 +10,7 @@ import minigan as mg
 from minigan.backend import cuda_problem
 from minigan.cpu import thread_count
 from minigan.serialization import CheckpointError
-from minigan.training.command_line import fail
+from minigan.training.command_line import OneLineParser, fail
 from minigan.training.errors import UserError
 from minigan.training.pictures import save_images
 from minigan.training.restore import load_generator
@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m minigan", description=__doc__)
+    parser = OneLineParser(prog="python -m minigan", description=__doc__)
     parser.set_defaults(command="doctor")
     commands = parser.add_subparsers(metavar="COMMAND")
     command = commands.add_parser("doctor", help="versions, devices, libraries, and what is missing (the default)")

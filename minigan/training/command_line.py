@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, NoReturn, TypeVar
 
 from minigan.backend import (
     PRECISIONS,
@@ -82,8 +82,15 @@ def command_line(
     )
 
 
+class OneLineParser(argparse.ArgumentParser):
+    """A parser whose complaints are one line; --help has the rest."""
+
+    def error(self, message: str) -> NoReturn:
+        fail(message)
+
+
 def _parser(system: str, description: str, presets: list[str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         description=description.split("\n\n")[0], formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
@@ -125,7 +132,7 @@ def _size(text: str) -> Pair:
     return int(parts[0]), int(parts[-1])
 
 
-def fail(message: str) -> None:
+def fail(message: str) -> NoReturn:
     """Ends the program with one line and exit code 2."""
     print(f"{os.path.basename(sys.argv[0])}: error: {message}", file=sys.stderr)
     raise SystemExit(2)
