@@ -296,6 +296,18 @@ registry: dict[str, type["Op"]] = {}
 _sequence = itertools.count()
 
 
+class _Dying(threading.local):
+    """Inputs of ops that are being deleted, of this thread."""
+
+    busy = False
+
+    def __init__(self) -> None:
+        self.inputs: list[Tensor] = []
+
+
+_dying = _Dying()
+
+
 class Op:
     """One differentiable operation; an instance is one use of it, and a node of the graph.
 
@@ -394,6 +406,16 @@ class Op:
     def free(self) -> None:
         """Lets go of everything that was kept for backward."""
         self.__dict__ = {"sequence": self.sequence}
+
+    def __del__(self, dying: "_Dying" = _dying) -> None:
+        # A graph that nobody holds is deleted from its end to its beginning. Left to Python, each op would go in a call
+        # within the call for the op after it, too deep for the stack of some versions; so the rest waits in a list.
+        dying.inputs.extend(self.__dict__.pop("inputs", ()))
+        if not dying.busy:
+            dying.busy = True
+            while dying.inputs:
+                dying.inputs.pop()
+            dying.busy = False
 
     def _name(self) -> str:
         return type(self).__name__
