@@ -107,6 +107,8 @@ def _train(make: Callable[[], System], options: Options[Any], toys: str, batchin
                 say(f"stopped after step {step:,}, which is saved; go on with --resume --out {run.folder}")
                 return stopping
     run.save_film()
+    if not run.save_plot():
+        say("losses.png is not drawn: matplotlib is not installed (pip install 'minigan[plot]')")
     minutes = (time.perf_counter() - started) / 60
     after = _distance(system, images, options.seed)
     say(

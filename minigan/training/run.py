@@ -2,7 +2,7 @@
 
 config.json          every setting, versions, device, git commit
 log.csv              a line a step
-samples/000100.png   grids of one fixed z            progress.gif
+samples/000100.png   grids of one fixed z            progress.gif  losses.png
 checkpoints/000500.safetensors   networks, optimizers, counters, random state, data order; the last ones are kept
 """
 
@@ -24,6 +24,7 @@ from minigan import serialization
 from minigan.training.command_line import Options
 from minigan.training.errors import UserError
 from minigan.training.pictures import film
+from minigan.training.plots import plot_losses
 from minigan.version import __version__
 
 KEPT_CHECKPOINTS = 3
@@ -104,6 +105,10 @@ class Run:
         path = self.folder / "progress.gif"
         film(sorted((self.folder / "samples").glob("[0-9]*.png")), path)
         return path
+
+    def save_plot(self) -> bool:
+        """losses.png; False where matplotlib is not installed."""
+        return plot_losses(self.folder / "log.csv", self.folder / "losses.png")
 
     def log(self, row: Mapping[str, float]) -> None:
         """Adds a line to log.csv, and its head before the first one."""
