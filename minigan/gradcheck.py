@@ -63,7 +63,7 @@ def gradcheck(
 
     def analytic(w: np.ndarray) -> list[np.ndarray]:
         xs, y = run(arrays)
-        found = grad(y, [xs[i] for i in checked], w, allow_unused=True)
+        found = grad(y, [xs[i] for i in checked], tensor(w, device=device), allow_unused=True)
         return [np.zeros_like(arrays[i]) if g is None else g.numpy() for i, g in zip(checked, found, strict=True)]
 
     def compare(what: str, numeric: np.ndarray, backward: np.ndarray) -> None:

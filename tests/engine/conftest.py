@@ -6,8 +6,7 @@ from minigan import backend
 
 CUDA = pytest.mark.cuda, pytest.mark.skipif(backend.cuda_problem() is not None, reason=str(backend.cuda_problem()))
 
-# One line each for others: pytest.param("cuda", marks=CUDA).
-DEVICES = ["cpu", "emulated"]
+DEVICES = ["cpu", "emulated", pytest.param("cuda", marks=CUDA)]
 
 
 @pytest.fixture(params=DEVICES)

@@ -39,6 +39,11 @@ def cotangent(y: mg.Tensor) -> np.ndarray:
     return np.asarray(np.random.default_rng(7).standard_normal(y.shape)).astype(y.dtype)
 
 
+def on_its_device(y: mg.Tensor, gy: Any = None) -> mg.Tensor:
+    """The cotangent where y is: nothing is copied between devices in silence."""
+    return mg.tensor(cotangent(y) if gy is None else gy, device=y.device)
+
+
 def test_registry_holds_the_ops_of_the_contract() -> None:
     expected = {"Add", "Subtract", "Multiply", "Divide", "Power", "Negate", "Matmul", "Sum", "BroadcastTo", "Reshape"}
     expected |= {"Transpose", "GetItem", "AddAt", "Pad", "Concatenate", "Exp", "Log", "Sqrt", "Abs", "Tanh", "Sigmoid"}
@@ -93,7 +98,7 @@ def test_first_and_second_derivatives(op: Any, arrays: Any, settings: dict[str, 
 def gradients(op: Any, arrays: Any, settings: Any, device: str, gy: Any = None, **options: Any) -> list[Any]:
     xs = tensors(arrays, device)
     y = op(**settings)(*xs)
-    found = mg.grad(y, xs, cotangent(y) if gy is None else gy, allow_unused=True, **options)
+    found = mg.grad(y, xs, on_its_device(y, gy), allow_unused=True, **options)
     return [y, *found]
 
 
@@ -159,8 +164,8 @@ def test_gradients_leave_everything_as_it_was(op: Any, arrays: Any, settings: An
     """Neither the inputs nor the cotangent nor the output change, and a second pass gives the same."""
     xs = tensors([a.copy() for a in arrays], device)
     y = op(**settings)(*xs)
-    gy = cotangent(y)
-    before, gy_before, y_before = [x.numpy().copy() for x in xs], gy.copy(), y.numpy().copy()
+    gy = on_its_device(y)
+    before, gy_before, y_before = [x.numpy().copy() for x in xs], gy.numpy().copy(), y.numpy().copy()
     first = mg.grad(y, xs, gy, retain_graph=True, allow_unused=True)
     kept = [None if g is None else g.numpy().copy() for g in first]
     second = mg.grad(y, xs, gy, allow_unused=True)
@@ -183,13 +188,13 @@ def test_memory_goes_with_the_output(name: str, device: str) -> None:
 
     def backward() -> None:
         _, y = forward()
-        y.backward(cotangent(y))
+        y.backward(on_its_device(y))
 
     def second() -> None:
         xs, y = forward()
         gy = mg.tensor(cotangent(y), requires_grad=True, device=device)
         g = next(g for g in mg.grad(y, xs, gy, create_graph=True, allow_unused=True) if g is not None)
-        mg.grad(g, gy, cotangent(g))
+        mg.grad(g, gy, on_its_device(g))
 
     for work in (forward, backward, second):
         work()  # compiles the loops, which leaves garbage of its own
@@ -214,7 +219,7 @@ def test_gradient_only_where_it_is_needed(name: str, device: str) -> None:
             continue
         xs = [mg.tensor(a, requires_grad=j == i, device=device) for j, a in enumerate(arrays)]
         y = OPS[name](**settings)(*xs)  # type: ignore[call-arg]
-        y.backward(cotangent(y))
+        y.backward(on_its_device(y))
         assert_same(xs[i].grad, g)
         assert all(x.grad is None for j, x in enumerate(xs) if j != i)
 
@@ -227,7 +232,7 @@ def test_inputs_that_ops_made(name: str, device: str) -> None:
     for create_graph in (False, True):
         xs = tensors(arrays, device)
         y = OPS[name](**settings)(*(x * 1.0 for x in xs))  # type: ignore[call-arg]
-        found = mg.grad(y, xs, cotangent(y), create_graph=create_graph, allow_unused=True)
+        found = mg.grad(y, xs, on_its_device(y), create_graph=create_graph, allow_unused=True)
         for g, h in zip(found, expected, strict=True):
             assert (g is None) == (h is None)
             if g is not None:
