@@ -25,6 +25,7 @@ FLOORS = [
     {"minigan"},  # the package itself: the names that users know
     {"data", "metrics", "models"},
     {"training"},
+    {"commands"},
     {"__main__"},
 ]
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}

@@ -1,0 +1,40 @@
+"""`python -m minigan doctor`: versions, devices, libraries, and what is missing."""
+
+import argparse
+import platform
+from importlib import metadata
+from typing import Any
+
+import minigan as mg
+from minigan.backend import cuda_problem
+from minigan.cpu import thread_count
+
+CORE = ("numpy", "numba", "pillow", "safetensors", "tqdm")
+# What is used beyond the core, and for what.
+OPTIONAL = {
+    "cupy-cuda12x": "NVIDIA GPUs (extra cuda12)",
+    "cupy-cuda13x": "NVIDIA GPUs (extra cuda13)",
+    "matplotlib": "plots of the losses (extra plot)",
+    "pytest": "the tests (extra test)",
+    "torch": "comparisons with PyTorch (extra bench)",
+}
+
+
+def add_to(commands: Any) -> None:
+    command = commands.add_parser("doctor", help="versions, devices, libraries, and what is missing (the default)")
+    command.set_defaults(run=run)
+
+
+def run(given: argparse.Namespace) -> None:
+    device = mg.default_device()
+    print(f"minigan {mg.__version__}, Python {platform.python_version()}, {platform.platform()}")
+    print(f"default device: {device} ({device.reason})")
+    print(f"  cpu: {thread_count()} threads")
+    print(f"  cuda: {cuda_problem() or 'available'}")
+    for name in CORE:
+        print(f"{name} {metadata.version(name)}")
+    for name, purpose in OPTIONAL.items():
+        try:
+            print(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            print(f"{name}: not installed; for {purpose}")
