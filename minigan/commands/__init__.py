@@ -1,1 +1,1 @@
-"""What `python -m minigan` can do: a file for each command, with `add_to(commands)` for its options and `run(given)`."""
+"""What `python -m minigan` can do. A file is a command: `add_to(commands)` adds its options, `run(given)` does it."""
