@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import minigan as mg
 import minigan.functional as F
 from minigan import models, optim
-from minigan.training import Epochs, Options, Settings, System, command_line, train
+from minigan.training import Dataset, Epochs, Options, Settings, System, command_line, mean_probability, train
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,6 @@ class CatsSettings(Settings):
     momentum: batch norm's. halve_every: after so many steps both learning rates are half what they were; None: never.
     """
 
-    base_channels: int = 64
-    z_size: int = 100
     momentum: float = 0.99
     lr_generator: float = 2e-4
     lr_discriminator: float = 5e-5
@@ -92,8 +90,9 @@ class Cats(System):
         # The discriminator should say 1 (less the smoothing) to real images and 0 to generated ones. The two batches go
         # through it one by one: batch norm then normalises each by its own statistics. Without `detach` the generator
         # would get gradients here, to make the discriminator's work easier.
-        loss_real = F.binary_cross_entropy_with_logits(self.discriminator(real), 1 - self.settings.smooth)
-        loss_fake = F.binary_cross_entropy_with_logits(self.discriminator(fake.detach()), 0.0)
+        judged_real, judged_fake = self.discriminator(real), self.discriminator(fake.detach())
+        loss_real = F.binary_cross_entropy_with_logits(judged_real, 1 - self.settings.smooth)
+        loss_fake = F.binary_cross_entropy_with_logits(judged_fake, 0.0)
         loss_discriminator = loss_real + loss_fake
         self.discriminator_adam.zero_grad()
         loss_discriminator.backward()
@@ -108,12 +107,13 @@ class Cats(System):
         self.generator_adam.step()
         self.discriminator.requires_grad_(True)
 
-        return {"loss_discriminator": loss_discriminator, "loss_generator": loss_generator}
+        losses = {"loss_discriminator": loss_discriminator, "loss_generator": loss_generator}
+        return {**losses, "d_real": mean_probability(judged_real), "d_fake": mean_probability(judged_fake)}
 
 
 def main() -> None:
     options: Options[CatsSettings] = command_line("cats", __doc__, PRESETS)
-    train(lambda: Cats(options.settings, options.device), options, toys="cats")
+    train(lambda: Cats(options.settings, options.device), options, Dataset(toys="cats"))
 
 
 if __name__ == "__main__":

@@ -3,13 +3,13 @@
 import sys
 
 import minigan as mg
-from minigan.commands import doctor, generate
+from minigan.commands import data, doctor, export, generate, interpolate, report
 from minigan.data import DataError
 from minigan.serialization import CheckpointError
 from minigan.training.command_line import OneLineParser, fail
 from minigan.training.errors import UserError
 
-COMMANDS = (doctor, generate)
+COMMANDS = (doctor, data, generate, interpolate, export, report)
 
 
 def main(arguments: list[str] | None = None) -> None:

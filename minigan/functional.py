@@ -3,7 +3,7 @@
 from minigan.ops.arithmetic import add, divide, multiply, negate, power, subtract
 from minigan.ops.batch_norm import batch_norm
 from minigan.ops.conv2d import conv2d, conv2d_weight_grad, conv_transpose2d
-from minigan.ops.elementwise import abs, exp, log, sqrt
+from minigan.ops.elementwise import abs, clip, exp, log, sqrt
 from minigan.ops.elu import elu
 from minigan.ops.leaky_relu import leaky_relu, relu
 from minigan.ops.losses import binary_cross_entropy_with_logits, l1_loss
@@ -21,6 +21,7 @@ __all__ = [
     "batch_norm",
     "binary_cross_entropy_with_logits",
     "broadcast_to",
+    "clip",
     "concatenate",
     "conv2d",
     "conv2d_weight_grad",

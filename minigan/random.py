@@ -50,7 +50,7 @@ def uniform(shape: tuple[int, ...], low: float = 0.0, high: float = 1.0, device:
     device = resolve_device(device)
     # Rounding to float32 may arrive at `high` itself.
     below = np.nextafter(np.float32(high), np.float32(low))
-    values = np.minimum(_generator.uniform(low, high, shape).astype(np.float32), below)
+    values = np.asarray(np.minimum(_generator.uniform(low, high, shape).astype(np.float32), below))
     return Tensor(to_device(values, device), device=device)
 
 

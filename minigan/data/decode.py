@@ -32,6 +32,28 @@ def decode(data: bytes, height: int, width: int, *, skip_grey: bool = False) -> 
     With `skip_grey` an image without any colour, in whatever mode it is stored, is refused.
     Raises DataError, with the reason, for bytes that do not give a whole image or would give too large a one.
     """
+    with _opened(data) as image:
+        # A JPEG can be halved as it is decoded. One bound for both axes holds however it is turned.
+        bound = REDUCING_GAP * max(height, width)
+        image.draft(None, (bound, bound))
+        rgb = _upright(image, _to_rgb(image))
+        if skip_grey and _is_grey(rgb):
+            raise DataError("grey")
+        return np.array(_crop_and_resize(rgb, height, width))
+
+
+def decode_stored(data: bytes) -> "PillowImage":
+    """As `decode`, but an RGB picture of the file's own size and not turned: its pixels are where the file has them.
+
+    It is for pictures with coordinates beside them, which count the stored pixels.
+    """
+    with _opened(data) as image:
+        return _to_rgb(image)
+
+
+@contextmanager
+def _opened(data: bytes) -> Iterator["PillowImage"]:
+    """An image file opened, its size checked, nothing decoded. What goes wrong within it is a DataError, too."""
     from PIL import Image, UnidentifiedImageError
 
     if not data:
@@ -40,13 +62,7 @@ def decode(data: bytes, height: int, width: int, *, skip_grey: bool = False) -> 
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise DataError(TOO_LARGE)
-            # A JPEG can be halved as it is decoded. One bound for both axes holds however it is turned.
-            bound = REDUCING_GAP * max(height, width)
-            image.draft(None, (bound, bound))
-            rgb = _upright(image, _to_rgb(image))
-        if skip_grey and _is_grey(rgb):
-            raise DataError("grey")
-        return np.array(_crop_and_resize(rgb, height, width))
+            yield image
     except (DataError, MemoryError):
         raise
     except UnidentifiedImageError:

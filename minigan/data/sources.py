@@ -19,6 +19,7 @@ from typing import IO, Any, NoReturn
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 MAX_BYTES = 64 * 2**20  # of one file: a larger one is no photo, but a mistake or a bomb
+MAX_TAR_HEADER = 2**20  # of one file in a tar: usual are some hundred bytes; parsed, it takes many times its length
 _EXPECTED = "expected a folder, or a .zip, .tar or .tgz file, of JPEG, PNG or WebP images"
 _ARCHIVE_ERRORS = (
     *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error),
@@ -36,7 +37,7 @@ class UnreadableError(DataError):
 
 @dataclass(frozen=True)
 class Entry:
-    """One image file. Call `read` before asking the source for the next entry: a tar only goes forwards.
+    """One file. Call `read` before asking the source for the next entry: a tar only goes forwards.
 
     `read` returns the file's bytes; raises DataError for one that is no file, too large or broken.
     """
@@ -47,7 +48,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Source:
-    """Image files in an order that is the same each time: by name; a tar's in the order of the archive.
+    """Files in an order that is the same each time: by name; a tar's in the order of the archive.
 
     path: the folder or archive.
     signature: text that changes when the files change.
@@ -64,32 +65,44 @@ class Source:
         return self.entries()
 
 
-def open_source(path: str | os.PathLike[str]) -> Source:
+@dataclass(frozen=True)
+class Kind:
+    """Which files are wanted: by their suffixes in lower case; `called` so in messages."""
+
+    called: str
+    suffixes: tuple[str, ...]
+
+    def matches(self, name: str) -> bool:
+        parts = name.replace("\\", "/").split("/")
+        return name.lower().endswith(self.suffixes) and not any(map(_hidden, parts))
+
+
+IMAGES = Kind("images", IMAGE_SUFFIXES)
+
+
+def open_source(path: str | os.PathLike[str], kind: Kind = IMAGES) -> Source:
     """The images in a folder (searched recursively) or in a .zip or .tar archive, compressed or not.
 
+    kind: other files than images, such as the annotations beside them.
     Hidden files and `__MACOSX` are passed over. Raises DataError for a path that is none of these, a broken
-    or encrypted archive, and where there are no images; for a tar, once it is iterated.
+    or encrypted archive, and where there are no such files; for a tar, once it is iterated.
     """
     path = Path(path).expanduser()
     if os.path.isdir(path):
-        return _folder(path)
+        return _folder(path, kind)
     if not os.path.isfile(path):
         problem = "is neither a folder nor a regular file" if os.path.exists(path) else "does not exist"
         raise DataError(f"{path} {problem}: {_EXPECTED}.")
     name = path.name.lower()
     if name.endswith(".zip"):
-        return _zip(path)
+        return _zip(path, kind)
     if name.endswith(TAR_SUFFIXES):
-        return _tar(path)
+        return _tar(path, kind)
     raise DataError(f"{path} is a file of another kind: {_EXPECTED}.")
 
 
 def _hidden(part: str) -> bool:
     return part == "__MACOSX" or (part.startswith(".") and part not in (".", ".."))
-
-
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(IMAGE_SUFFIXES) and not any(map(_hidden, name.replace("\\", "/").split("/")))
 
 
 def _read_bounded(file: IO[bytes]) -> bytes:
@@ -107,7 +120,8 @@ def _refuse(reason: str) -> NoReturn:
 # ---- a folder
 
 
-def _read_file(path: str) -> bytes:
+def read_file(path: str | os.PathLike[str]) -> bytes:
+    """A file's bytes. Raises DataError for one that is too large or cannot be read."""
     try:
         with open(path, "rb") as file:
             return _read_bounded(file)
@@ -115,7 +129,7 @@ def _read_file(path: str) -> bytes:
         raise UnreadableError(f"cannot be read: {error.strerror}") from error
 
 
-def _folder(root: Path) -> Source:
+def _folder(root: Path, kind: Kind) -> Source:
     found: list[tuple[Entry, str]] = []  # and the line of each in the signature
     others = 0
     visited: set[str] = set()  # links are followed; each folder is visited once, so that loops of them end
@@ -136,7 +150,7 @@ def _folder(root: Path) -> Source:
         visited.add(real)
         subfolders[:] = sorted(name for name in subfolders if not _hidden(name))
         for file in files:
-            if not _is_image(file):
+            if not kind.matches(file):
                 others += 1
                 continue
             path = os.path.join(folder, file)
@@ -150,10 +164,10 @@ def _folder(root: Path) -> Source:
                 continue
             name = Path(path).relative_to(root).as_posix()
             line = f"{name}\0{status.st_size}\0{status.st_mtime_ns}"
-            found.append((Entry(name, partial(_read_file, path)), line))
+            found.append((Entry(name, partial(read_file, path)), line))
 
     if not found:
-        raise DataError(f"{root} and its subfolders hold no images ({others:,} other files): {_EXPECTED}.")
+        raise DataError(f"{root} and its subfolders hold no {kind.called} ({others:,} other files): {_EXPECTED}.")
     found.sort(key=lambda pair: pair[0].name)
     entries = [entry for entry, _ in found]
     return Source(root, [line for _, line in found], len(entries), lambda: iter(entries))
@@ -171,7 +185,7 @@ def _errors_as(problem: str) -> Iterator[None]:
         raise
     except _ARCHIVE_ERRORS as error:
         kind = UnreadableError if isinstance(error, OSError) else DataError
-        raise kind(f"{problem}: {error}") from error
+        raise kind(f"{problem}: {str(error) or type(error).__name__}") from error
 
 
 def _errors_of(path: Path) -> AbstractContextManager[None]:
@@ -183,8 +197,8 @@ def _archive_signature(path: Path) -> list[str]:
     return [str(path.resolve()), str(status.st_size), str(status.st_mtime_ns)]
 
 
-def _no_images(path: Path) -> DataError:
-    return DataError(f"{path} holds no images: {_EXPECTED}.")
+def _nothing(path: Path, kind: Kind) -> DataError:
+    return DataError(f"{path} holds no {kind.called}: {_EXPECTED}.")
 
 
 def _read_zip_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
@@ -197,12 +211,12 @@ def _read_zip_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes
         return _read_bounded(file)
 
 
-def _zip(path: Path) -> Source:
+def _zip(path: Path, kind: Kind) -> Source:
     with _errors_of(path), zipfile.ZipFile(path) as archive:
-        members = [member for member in archive.infolist() if _is_image(member.filename)]
+        members = [member for member in archive.infolist() if kind.matches(member.filename)]
     members.sort(key=lambda member: member.filename)
     if not members:
-        raise _no_images(path)
+        raise _nothing(path, kind)
     if any(member.flag_bits & 1 for member in members):
         raise DataError(f"{path} is encrypted: unpack it with its password, and give the folder.")
 
@@ -215,21 +229,25 @@ def _zip(path: Path) -> Source:
 
 
 class _TarFile:
-    """The unpacked bytes of a tar file, for tarfile; a single read is bounded.
+    """The unpacked bytes of a tar file, for tarfile; no more than `left` of them can be read.
 
-    tarfile reads a header of any claimed length into memory, and takes a damaged one for the archive's end.
+    tarfile reads headers of any claimed length and number into memory, and takes a damaged one for the archive's end.
     So reads are bounded here, and the last one is kept.
     """
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, path: Path, file: IO[bytes]) -> None:
+        self._path = path
         self._file = file
         self.seek = file.seek
         self.tell = file.tell
+        self.left = MAX_TAR_HEADER
         self.last = b""
 
     def read(self, size: int) -> bytes:
-        if not 0 <= size <= MAX_BYTES + 1:
-            raise DataError(f"a header in the tar archive claims {size:,} bytes: the archive is broken.")
+        if not 0 <= size <= self.left:
+            bound = f"with those before it more than {MAX_TAR_HEADER:,} for one file"
+            raise DataError(f"{self._path} is broken: a header in it claims {size:,} bytes, {bound}.")
+        self.left -= size
         self.last = self._file.read(size)
         return self.last
 
@@ -249,30 +267,33 @@ def _open_unpacked(path: Path) -> IO[bytes]:
     return open(path, "rb")
 
 
-def _read_tar_member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+def _read_tar_member(archive: tarfile.TarFile, unpacked: _TarFile, member: tarfile.TarInfo) -> bytes:
     if not member.isreg():
         raise DataError("a link or a device, not a file")
+    unpacked.left = 2 * MAX_BYTES  # a buffer may read on a little
     with _errors_as("broken in the archive"):
         file = archive.extractfile(member)
         assert file is not None  # it is None for what is not regular only
         return _read_bounded(file)
 
 
-def _tar(path: Path) -> Source:
+def _tar(path: Path, kind: Kind) -> Source:
     def entries() -> Iterator[Entry]:
-        images = 0
+        count = 0
         with _errors_of(path), _open_unpacked(path) as unpacked:
-            file: Any = _TarFile(unpacked)  # tarfile asks of it no more than read, seek and tell
+            file: Any = _TarFile(path, unpacked)  # tarfile asks of it no more than read, seek and tell
             with tarfile.open(fileobj=file, mode="r:") as archive:
                 while (member := archive.next()) is not None:
                     archive.members.clear()  # type: ignore[attr-defined]  # untyped; it grows with the archive
-                    if not member.isdir() and _is_image(member.name):
-                        images += 1
-                        yield Entry(member.name, partial(_read_tar_member, archive, member))
+                    archive.pax_headers.clear()  # type: ignore[attr-defined]  # likewise: remarks on all that follows
+                    if not member.isdir() and kind.matches(member.name):
+                        count += 1
+                        yield Entry(member.name, partial(_read_tar_member, archive, file, member))
+                    file.left = MAX_TAR_HEADER  # for the next one
             unpacked.read(MAX_BYTES)  # the padding, and behind it gzip's checksum
             if file.last.strip(b"\0"):
-                raise DataError(f"{path} is broken after {images:,} images.")
-        if not images:
-            raise _no_images(path)
+                raise DataError(f"{path} is broken after {count:,} {kind.called}.")
+        if not count:
+            raise _nothing(path, kind)
 
     return Source(path, _archive_signature(path), None, entries)

@@ -1,4 +1,4 @@
-"""exp, log, sqrt and abs: functions of one element for which an array module is all that is needed."""
+"""exp, log, sqrt, abs and clip: functions of one element for which an array module is all that is needed."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -88,6 +88,33 @@ class Abs(Op):
         yield (np.array(-0.7),), {}
 
 
+@dataclass
+class Clip(Op):
+    """y = min(max(x, low), high).   gx = gy where low <= x <= high, else 0."""
+
+    low: float
+    high: float
+
+    def forward(self, x: Array) -> Array:
+        return array_module(self.device).clip(x, self.low, self.high)
+
+    def backward(self, gy: Tensor) -> tuple[Tensor | None, ...]:
+        x = self.inputs[0].data
+        inside = ((x >= self.low) & (x <= self.high)).astype(x.dtype)
+        return (gy * Tensor(inside, device=self.device),)
+
+    @staticmethod
+    def reference(x: np.ndarray, low: float, high: float) -> np.ndarray:
+        return np.where(x < low, low, np.where(x > high, high, x))
+
+    @staticmethod
+    def samples(rng: np.random.Generator) -> Samples:
+        for shape in ((7, 19), (33, 1)):
+            # below, between and above, away from the two kinks
+            yield (rng.choice([-1.5, 0.0, 1.5], shape) + rng.uniform(-0.4, 0.4, shape),), {"low": -1.0, "high": 1.0}
+        yield (np.array(0.7),), {"low": -1.0, "high": 0.5}
+
+
 @tensor_method("exp")
 def exp(x: Tensor) -> Tensor:
     """e^x."""
@@ -110,3 +137,11 @@ def sqrt(x: Tensor) -> Tensor:
 def abs(x: Tensor) -> Tensor:
     """The absolute value; its gradient at 0 is 0."""
     return Abs()(x)
+
+
+@tensor_method("clip")
+def clip(x: Tensor, low: float, high: float) -> Tensor:
+    """x within [low, high]: what lies outside becomes the nearer bound, and gets no gradient."""
+    if not low <= high:
+        raise ValueError(f"clip: expected low <= high, got {low} and {high}")
+    return Clip(low, high)(x)

@@ -64,22 +64,40 @@ def _max_pool_cuda(device: str, x: Array, windows: Windows) -> tuple[Array, Arra
 max_pool_forward = dispatch(cpu=_max_pool_cpu, cuda=_max_pool_cuda)
 
 
-def _flat(index: Array, height: int, width: int) -> Array:
-    """Positions h * W + w within an image and channel, as positions in the flattened (N, H, W, C) array."""
-    n, _, _, c = index.shape
-    image = np.arange(n).reshape(-1, 1, 1, 1) * (height * width)
-    return ((index + image) * c + np.arange(c)).reshape(-1)
+@jit
+def _put_loop(start, stop, gy, index, gx):  # type: ignore[no-untyped-def]
+    """gx (N, H W, C) += gy (N, P Q, C) at the positions `index` of its images; an image is one thread's alone."""
+    for n in range(start, stop):
+        gx[n] = 0
+        for i in range(gy.shape[1]):
+            for c in range(gy.shape[2]):
+                gx[n, index[n, i, c], c] += gy[n, i, c]
+
+
+@jit
+def _take_loop(start, stop, x, index, y):  # type: ignore[no-untyped-def]
+    """y (N, P Q, C) = x (N, H W, C) at the positions `index` of its images."""
+    for n in range(start, stop):
+        for i in range(y.shape[1]):
+            for c in range(y.shape[2]):
+                y[n, i, c] = x[n, index[n, i, c], c]
+
+
+def _pixels(x: Array) -> Array:
+    """(N, H, W, C) -> (N, H W, C)."""
+    return np.ascontiguousarray(x).reshape(len(x), -1, x.shape[-1])
 
 
 def _scatter_cpu(gy: Array, index: Array, size: Pair, windows: Windows) -> Array:
-    n, _, _, c = gy.shape
-    height, width = size
-    flat = np.bincount(_flat(index, height, width), gy.reshape(-1), n * height * width * c)
-    return flat.astype(gy.dtype).reshape(n, height, width, c)
+    gx = np.empty((len(gy), *size, gy.shape[-1]), gy.dtype)
+    parallel(_put_loop, len(gy), _pixels(gy), _pixels(index), _pixels(gx))
+    return gx
 
 
 def _gather_cpu(x: Array, index: Array, windows: Windows) -> Array:
-    return x.reshape(-1)[_flat(index, x.shape[1], x.shape[2])].reshape(index.shape)
+    y = np.empty(index.shape, x.dtype)
+    parallel(_take_loop, len(x), _pixels(x), _pixels(index), _pixels(y))
+    return y
 
 
 def _scatter_cuda(device: str, gy: Array, index: Array, size: Pair, windows: Windows) -> Array:

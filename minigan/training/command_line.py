@@ -38,8 +38,14 @@ class Options(Generic[S]):
     precision: str
     data: Path | None
     out: Path | None
+    leave_out: Path | None
     seed: int
+    average: float | None
+    metrics_every: int | None
+    keep: int
+    tensorboard: bool
     resume: bool
+    from_step: int | None
     quiet: bool
 
 
@@ -52,6 +58,8 @@ def command_line(
     """
     parser = _parser(system, description, list(presets))
     given = parser.parse_args(arguments)
+    if given.from_step and not given.resume:
+        parser.error("--from: expected --resume with it")
     try:
         chosen = default_device() if given.device == "auto" else None
         device = str(chosen) if chosen else resolve_device(given.device)
@@ -76,8 +84,14 @@ def command_line(
         precision=matmul_precision(device),
         data=given.data,
         out=given.out,
+        leave_out=given.leave_out,
         seed=given.seed,
+        average=given.average,
+        metrics_every=given.metrics_every,
+        keep=given.keep,
+        tensorboard=given.tensorboard,
         resume=given.resume,
+        from_step=given.from_step,
         quiet=given.quiet,
     )
 
@@ -100,6 +114,7 @@ def _parser(system: str, description: str, presets: list[str]) -> argparse.Argum
         metavar="PATH",
         help="images: a folder, searched recursively, or a .zip, .tar or .tgz; without it, drawn toy images",
     )
+    add("--leave-out", type=Path, metavar="FILE", help="a text file of names of images in --data that are not wanted")
     add("--out", type=Path, metavar="DIR", help=f"where to write; without it, runs/{system}-0001, -0002 ...")
     add("--preset", choices=presets, help="paper: as published; small: minutes on a CPU. Default: by the device")
     add("--steps", type=_count, metavar="N", help="how many training steps")
@@ -108,7 +123,29 @@ def _parser(system: str, description: str, presets: list[str]) -> argparse.Argum
     add("--device", default="auto", metavar="auto|cpu|cuda|cuda:N|emulated", help="where to compute (auto)")
     add("--precision", choices=PRECISIONS, help="of convolutions on a GPU; default: tf32 where the GPU has it")
     add("--seed", type=_seed, default=0, metavar="N", help="for the weights, the noise and the order of the data (0)")
+    add(
+        "--average",
+        type=_decay,
+        metavar="DECAY",
+        help="sample from a moving average of the generator's weights; 0.999 averages over about 1,000 steps",
+    )
+    add(
+        "--metrics-every",
+        type=_count,
+        metavar="N",
+        help="measure the samples every N steps, into metrics.csv, and keep the best checkpoint",
+    )
+    add("--keep", type=_count, default=3, metavar="N", help="how many checkpoints to keep, the last ones (3)")
+    add("--tensorboard", action="store_true", help="write for TensorBoard, too (extra watch)")
     add("--resume", action="store_true", help="go on from the last checkpoint in --out, or in the latest run")
+    add(
+        "--from",
+        type=_count,
+        dest="from_step",
+        metavar="STEP",
+        help="with --resume: go back to the checkpoint of this step, and forget what came after it; "
+        "with another --seed it goes another way from there",
+    )
     add("--quiet", action="store_true", help="print nothing but errors")
     return parser
 
@@ -123,6 +160,16 @@ def _seed(text: str) -> int:
     if not text.isdecimal() or int(text) >= 2**63:
         raise argparse.ArgumentTypeError(f"expected a whole number from 0, got {text!r}")
     return int(text)
+
+
+def _decay(text: str) -> float:
+    try:
+        decay = float(text)
+    except ValueError:
+        decay = -1.0
+    if not 0 < decay < 1:
+        raise argparse.ArgumentTypeError(f"expected a number between 0 and 1, such as 0.999, got {text!r}")
+    return decay
 
 
 def _size(text: str) -> Pair:

@@ -1,46 +1,39 @@
 """The loop around a system's training step: data in; losses, samples and checkpoints out."""
 
-import hashlib
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import ExitStack, closing
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 import minigan as mg
-from minigan.backend import is_cuda, memory_errors
-from minigan.data import Batches, DataError, load_images
-from minigan.data.cache import Listing, cached, key_of
-from minigan.metrics import sliced_wasserstein
+from minigan.backend import memory_errors
+from minigan.data import Batches, DataError
 from minigan.serialization import CheckpointError
 from minigan.tensor import Tensor
+from minigan.training.averaging import average_of, update_average
 from minigan.training.command_line import Options, fail
+from minigan.training.dataset import Dataset
 from minigan.training.errors import UserError
 from minigan.training.feed import feed
+from minigan.training.health import Health, non_finite
 from minigan.training.interrupt import deferred_interrupts
-from minigan.training.pictures import grid
 from minigan.training.run import Run
+from minigan.training.scores import Scores
 from minigan.training.settings import in_steps
 from minigan.training.system import System
-
-TOY_COUNT = 4096
-SAMPLES = 64
-COLUMNS = 8
-# How many images each side of the sliced Wasserstein distance has.
-COMPARED = 512
+from minigan.training.watch import Watch
 
 
-def train(make: Callable[[], System], options: Options[Any], toys: str, **batching: Any) -> None:
-    """Trains the system that `make` builds, as the options say, and exits.
+def train(make: Callable[[], System], options: Options[Any], dataset: Dataset) -> None:
+    """Trains the system that `make` builds, on the dataset, as the options say, and exits.
 
-    toys: the kind of drawn images to use where the user names no data. batching: for `Batches`.
     Exit code 0 at the end, 2 for a mistake of the user, 130 or 143 after a signal, when everything is saved.
     """
     try:
-        number = _train(make, options, toys, batching)
+        with closing(_Training(make, options, dataset)) as training:
+            number = training.run_to_end()
     except (UserError, DataError, CheckpointError, mg.DeviceError) as error:
         fail(str(error))
     except KeyboardInterrupt:  # before or after the training itself, where there is nothing to save
@@ -49,153 +42,159 @@ def train(make: Callable[[], System], options: Options[Any], toys: str, **batchi
         raise SystemExit(128 + number)
 
 
-def _train(make: Callable[[], System], options: Options[Any], toys: str, batching: dict[str, Any]) -> int:
-    """Trains; returns the number of the signal that ended it, or 0."""
-    settings, say = options.settings, (lambda text: None) if options.quiet else print
-    mg.manual_seed(options.seed)
-    try:
-        system = make()
-    except ValueError as error:
-        raise UserError(str(error)) from None
-    images = _images(options, toys, say)
-    black, white = system.generator.pixels
-    batches = Batches(images, settings.batch_size, options.seed, low=black, high=white, **batching)
-    steps, sample_every, checkpoint_every = (
-        in_steps(duration, batches.batches_per_epoch)
-        for duration in (settings.steps, settings.sample_every, settings.checkpoint_every)
-    )
-    begin = _resumed if options.resume else _fresh
-    run, first, z, distance_before = begin(system, batches, options)
-    if first >= steps:
-        say(f"{run.folder}: all {steps:,} steps are done; --steps N trains longer")
+class _Training:
+    """A run in progress.
+
+    z: the noise of its samples, the same all along. distance: the sliced Wasserstein distance of the samples to the
+    data before training. best: the lowest one that `--metrics-every` found.
+    """
+
+    def __init__(self, make: Callable[[], System], options: Options[Any], dataset: Dataset) -> None:
+        self.options, self.settings = options, options.settings
+        self.say = (lambda text: None) if options.quiet else print
+        mg.manual_seed(options.seed)
+        try:
+            self.system = make()
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        if options.average:
+            self.system.average = average_of(self.system.generator)
+        self.batches: Batches = dataset.batches(options, self.system.generator.pixels, self.say)
+        self.scores = Scores(self.batches.images, options.seed)
+        self.health = Health(self.scores.real)
+        self.best: float | None = None
+        self._at_end = ExitStack()
+
+    def close(self) -> None:
+        """Gives the run's folder back."""
+        self._at_end.close()
+
+    def _begin(self) -> None:
+        """A new run."""
+        self.step, self.z = 0, self.system.generator.noise(self.settings.samples)
+        self.distance = self.scores.distance(self.system.sampler)
+        self.run = Run.create(
+            self.options,
+            {"device": self.options.device, "precision": self.options.precision, "images": len(self.batches.images)},
+        )
+        self._at_end.callback(self.run.close)
+        self.watch = Watch(self.run, self.options, self.health)
+        self.watch.show_samples(0, self.system.sampler.generate(self.z))
+
+    def _resume(self) -> None:
+        """An old run, with its state put into the system, the batches and the random numbers."""
+        self.run, tensors, state = Run.resume(self.options)
+        self._at_end.callback(self.run.close)
+        self.step, self.z = int(state["step"]), mg.tensor(tensors.pop("sample_z"), device=self.options.device)
+        try:
+            self.distance, self.best = state["distance"], state["best"]
+            self.system.load_state_dict(tensors, state["system"])
+            self.batches.load_state_dict(state["batches"])
+            self.health.load_state_dict(state["health"])
+        except (KeyError, ValueError) as error:
+            raise UserError(f"--resume: {self.run.folder}: the checkpoint does not fit: {error.args[0]}") from None
+        if state["seed"] == self.options.seed:  # with another seed, chosen together with --from, it goes another way
+            mg.random.set_state(state["random"])
+        self.watch = Watch(self.run, self.options, self.health, self.step)
+
+    def run_to_end(self) -> int:
+        """Trains; returns the number of the signal that ended it, or 0."""
+        if self.options.resume:
+            self._resume()
+        else:
+            self._begin()
+        steps, sample_every, checkpoint_every = (
+            in_steps(duration, self.batches.batches_per_epoch)
+            for duration in (self.settings.steps, self.settings.sample_every, self.settings.checkpoint_every)
+        )
+        metrics_every = self.options.metrics_every
+        if self.step >= steps:
+            self.say(f"{self.run.folder}: all {steps:,} steps are done; --steps N trains longer")
+            return 0
+        self.say(f"{self.run.folder}: steps {self.step + 1:,} to {steps:,} of {self.settings.batch_size} images")
+        real = feed(self.batches, self.options.device)
+        started = time.perf_counter()
+        with deferred_interrupts() as interrupt, self.watch.until(steps):
+            while self.step < steps and not interrupt.number:
+                epoch, batch = divmod(self.batches.step, self.batches.batches_per_epoch)
+                results = self._one_step(next(real))
+                last = self.step == steps or interrupt.number
+                saved = last or self.step % checkpoint_every == 0
+                measured = metrics_every is not None and self.step % metrics_every == 0
+                sampled = last or self.step % sample_every == 0
+                if self.watch.is_due(self.step) or sampled or saved or measured:
+                    self._check(self.watch.log(self.step, epoch, batch, results), saved or measured)
+                if sampled:
+                    self.watch.show_samples(self.step, self.system.sampler.generate(self.z))
+                if measured:
+                    self._measure()
+                if saved:
+                    self.run.save_checkpoint(self.step, *self._state())
+        if self.step < steps:
+            self.say(f"stopped after step {self.step:,}, which is saved; go on with --resume --out {self.run.folder}")
+            return interrupt.number
+        self._finish((time.perf_counter() - started) / 60)
         return 0
-    say(f"{run.folder}: steps {first + 1:,} to {steps:,} of {settings.batch_size} images")
 
-    # A bar on a terminal; plain lines, one for each grid of samples, in a file or a pipe.
-    bar = tqdm(total=steps, initial=first, unit="step", disable=options.quiet or not sys.stderr.isatty())
-    real = feed(batches, options.device)
-    # On a GPU reading a loss waits for all work in flight, so it is not done at every step.
-    log_every = 10 if is_cuda(options.device) else 1
-    started = time.perf_counter()
-    logged = first, started
-    with deferred_interrupts() as interrupt, bar, run:
-        for step in range(first + 1, steps + 1):
-            epoch = batches.epoch
-            try:
-                results = system.step(next(real))
-            except memory_errors() as error:
-                raise UserError(_out_of_memory(settings.batch_size, options.device)) from error
-            bar.update()
-            stopping = interrupt.number
-            last = step == steps or stopping
-            sample = last or step % sample_every == 0
-            if sample or step % log_every == 0:
-                losses = {name: loss.item() for name, loss in results.items()}  # waits for a GPU
-                speed = settings.batch_size * (step - logged[0]) / (time.perf_counter() - logged[1])
-                logged = step, time.perf_counter()
-                run.log({"step": step, "epoch": epoch, **losses, "images_per_second": speed})
-                shown = {name: f"{value:.3f}" for name, value in losses.items()}
-                bar.set_postfix({**shown, "images/s": f"{speed:.0f}"}, refresh=False)
-            if sample:
-                run.save_sample(step, grid(system.generator.generate(z), COLUMNS))
-                if bar.disable:
-                    words = ", ".join(f"{name} {value}" for name, value in shown.items())
-                    say(f"step {step:,} of {steps:,}: {words}, {speed:.0f} images/s")
-            if last or step % checkpoint_every == 0:
-                _save(run, step, system, batches, z, distance_before)
-            if stopping:
-                say(f"stopped after step {step:,}, which is saved; go on with --resume --out {run.folder}")
-                return stopping
-    run.save_film()
-    if not run.save_plot():
-        say("losses.png is not drawn: matplotlib is not installed (pip install 'minigan[plot]')")
-    minutes = (time.perf_counter() - started) / 60
-    after = _distance(system, images, options.seed)
-    say(
-        f"{run.folder}: done in {minutes:.1f} minutes; look at samples/{steps:06d}.png and progress.gif\n"
-        f"sliced Wasserstein distance to the images: {distance_before:.0f} before training, {after:.0f} now "
-        f"({after / distance_before:.2f} of it)"
-    )
-    return 0
+    def _one_step(self, real: Tensor) -> Any:
+        """One training step, and what follows from it."""
+        try:
+            results = self.system.step(real)
+        except memory_errors() as error:
+            raise UserError(_out_of_memory(self.settings.batch_size, self.options.device)) from error
+        self.step += 1
+        if self.system.average is not None and self.options.average is not None:
+            update_average(self.system.average, self.system.generator, self.options.average, self.step)
+        if self.batches.step % self.batches.batches_per_epoch == 0:
+            self.system.end_epoch()
+        return results
 
+    def _check(self, values: dict[str, float], thorough: bool) -> None:
+        """Stops before anything that is not finite is saved. thorough: looks into the networks in any case."""
+        if thorough or not all(np.isfinite(value) for value in values.values()):
+            found = non_finite(self.system, values)
+            if found:
+                problem = f"step {self.step:,}: {found}"
+                self.run.add_finding(problem)
+                raise UserError(
+                    f"{problem}. Nothing of it was saved; the last checkpoint is good: go back to "
+                    "it with --resume --from STEP and another --seed, or start anew with a lower learning rate. "
+                    "MINIGAN_DEBUG=1 names the operation where it began."
+                )
 
-def _fresh(system: System, batches: Batches, options: Options[Any]) -> tuple[Run, int, Tensor, float]:
-    """A new run: its folder, step 0, the latent vectors of its samples, the distance before training."""
-    z = system.generator.noise(SAMPLES)
-    distance = _distance(system, batches.images, options.seed)
-    details = {"device": options.device, "precision": options.precision, "images": len(batches.images)}
-    run = Run.create(options, details)
-    run.save_sample(0, grid(system.generator.generate(z), COLUMNS))
-    return run, 0, z, distance
+    def _measure(self) -> None:
+        """Scores of the samples; a checkpoint of the best."""
+        scores = self.scores.all(self.system.sampler)
+        self.watch.show_scores(self.step, scores)
+        if self.best is None or scores["swd"] < self.best:
+            self.best = scores["swd"]
+            self.run.save_best(self.step, *self._state())
 
+    def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """All that the rest of the run depends on: tensors, and the rest."""
+        tensors = {**self.system.state_dict(), "sample_z": self.z.numpy()}
+        return tensors, {
+            "system": self.system.scalars(),
+            "batches": self.batches.state_dict(),
+            "seed": self.options.seed,
+            "random": mg.random.get_state(),
+            "health": self.health.state_dict(),
+            "distance": self.distance,
+            "best": self.best,
+        }
 
-def _resumed(system: System, batches: Batches, options: Options[Any]) -> tuple[Run, int, Tensor, float]:
-    """The same of an old run, with its state put into the system, the batches and the random numbers."""
-    run, tensors, state = Run.resume(options)
-    z = mg.tensor(tensors.pop("sample_z"), device=options.device)
-    try:
-        system.load_state_dict(tensors, state["system"])
-        batches.load_state_dict(state["batches"])
-    except (KeyError, ValueError) as error:
-        raise UserError(f"--resume: {run.folder}: the checkpoint does not fit: {error.args[0]}") from None
-    mg.random.set_state(state["random"])
-    return run, int(state["step"]), z, float(state["distance_before"])
-
-
-def _save(run: Run, step: int, system: System, batches: Batches, z: Tensor, distance_before: float) -> None:
-    tensors = {**system.state_dict(), "sample_z": z.numpy()}
-    state = {
-        "system": system.scalars(),
-        "batches": batches.state_dict(),
-        "random": mg.random.get_state(),
-        "distance_before": distance_before,
-    }
-    run.save_checkpoint(step, tensors, state)
+    def _finish(self, minutes: float) -> None:
+        self.run.save_film()
+        if not self.run.save_plot(self.system.curves):
+            self.say("losses.png is not drawn: matplotlib is not installed (pip install 'minigan[plot]')")
+        after = self.scores.distance(self.system.sampler)
+        self.say(
+            f"{self.run.folder}: done in {minutes:.1f} minutes; look at samples/{self.step:06d}.png and progress.gif\n"
+            f"sliced Wasserstein distance to the images: {self.distance:.0f} before training, {after:.0f} now "
+            f"({after / self.distance:.2f} of it)"
+        )
 
 
 def _out_of_memory(batch_size: int, device: str) -> str:
     smaller = f"try --batch-size {batch_size // 2}" if batch_size > 1 else "try a smaller --image-size"
     return f"--batch-size: {batch_size} images a step do not fit into the memory of device {device}; {smaller}"
-
-
-def _images(options: Options[Any], toys: str, say: Callable[[str], None]) -> np.ndarray:
-    """uint8 (N, H, W, 3): the user's, or drawn ones."""
-    if options.data is not None:
-        found = load_images(
-            options.data,
-            options.settings.image_size,
-            minimum=options.settings.batch_size,
-            progress=not options.quiet,
-        )
-        say(f"data: {found.summary()}")
-        return found.images
-    say(f"data: {TOY_COUNT:,} drawn toy {toys}; your own images: --data PATH (drawing takes some seconds, once)")
-    return _toys(toys, options.settings.image_size)
-
-
-def _toys(kind: str, size: tuple[int, int]) -> np.ndarray:
-    """Drawn images, from the cache if they were drawn before by the same code."""
-    from minigan.data import toys  # here, since Pillow's drawing is not needed for other data
-
-    code = hashlib.sha256(b"".join(p.read_bytes() for p in sorted(Path(toys.__file__).parent.glob("*.py"))))
-
-    def fill(add: Callable[[np.ndarray], None]) -> Listing:
-        for image in toys.draw(kind, TOY_COUNT, size, seed=0):
-            add(image)
-        return Listing([f"{kind}-{i}" for i in range(TOY_COUNT)], [])
-
-    return cached(key_of(["toys", kind, TOY_COUNT, *size, code.hexdigest()]), *size, fill)[0]
-
-
-def _distance(system: System, images: np.ndarray, seed: int) -> float:
-    """The mean, over the scales, of the sliced Wasserstein distance between the data and as many samples.
-
-    It has random numbers of its own, so that measuring does not change the run.
-    """
-    state = mg.random.get_state()
-    mg.manual_seed(seed + 1)
-    count = min(COMPARED, len(images))
-    fake = system.generator.generate(system.generator.noise(count))
-    mg.random.set_state(state)
-    chosen = np.linspace(0, len(images) - 1, count).astype(int)
-    return float(np.mean(sliced_wasserstein(np.asarray(images[chosen]), fake)))

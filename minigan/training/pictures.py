@@ -10,6 +10,7 @@ from minigan.training.errors import UserError
 # Small images are enlarged until their grid is about this wide, so that a viewer shows them well.
 COMFORTABLE_WIDTH = 512
 MOST_FRAMES = 60
+LOOP_MILLISECONDS = 80
 
 
 def grid(images: np.ndarray, columns: int) -> Image.Image:
@@ -24,6 +25,12 @@ def grid(images: np.ndarray, columns: int) -> Image.Image:
     return Image.fromarray(canvas.repeat(scale, 0).repeat(scale, 1))
 
 
+def check_target(out: Path, *kinds: str) -> None:
+    """Raises UserError unless `out` is the name of a new file of one of these kinds, such as ".png"."""
+    if out.exists() or out.suffix.lower() not in kinds:
+        raise UserError(f"--out: expected the name of a new {' or '.join(kinds)} file, got {out}")
+
+
 def save_images(images: np.ndarray, out: Path, columns: int | None) -> None:
     """Writes one grid to the file `out`, or, where columns is None, single pictures 0000.png ... into the folder `out`.
 
@@ -31,8 +38,7 @@ def save_images(images: np.ndarray, out: Path, columns: int | None) -> None:
     """
     try:
         if columns is not None:
-            if out.exists() or out.suffix.lower() != ".png":
-                raise UserError(f"--out: expected the name of a new .png file, got {out}")
+            check_target(out, ".png")
             grid(images, columns).save(out)
             return
         out.mkdir(parents=True, exist_ok=True)
@@ -52,6 +58,19 @@ def film(frames: list[Path], target: Path) -> None:
     pictures = []
     for path in chosen:
         with Image.open(path, formats=["PNG"]) as picture:
-            pictures.append(picture.convert("P", palette=Image.Palette.ADAPTIVE))
-    durations = [120] * (len(pictures) - 1) + [2000]
-    pictures[0].save(target, save_all=True, append_images=pictures[1:], duration=durations, loop=0)
+            pictures.append(picture.copy())
+    _save_gif(pictures, target, [120] * (len(pictures) - 1) + [2000])
+
+
+def save_loop(images: np.ndarray, out: Path) -> None:
+    """A GIF of uint8 images (N, H, W, 3), without a pause. Raises UserError where it cannot be written."""
+    pictures = [grid(image[None], 1) for image in images]
+    try:
+        _save_gif(pictures, out, [LOOP_MILLISECONDS] * len(pictures))
+    except OSError as error:
+        raise UserError(f"--out: {out}: cannot be written: {error.strerror}") from None
+
+
+def _save_gif(pictures: list[Image.Image], target: Path, milliseconds: list[int]) -> None:
+    first, *others = [picture.convert("P", palette=Image.Palette.ADAPTIVE) for picture in pictures]
+    first.save(target, save_all=True, append_images=others, duration=milliseconds, loop=0)

@@ -2,36 +2,50 @@
 
 import csv
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-# A loss of one batch tells little: the line is the mean over so many steps around each.
-SMOOTHED_OVER = 25
+from minigan.training.system import Curves
+
+# A loss of one batch tells little: the line is the mean over so many lines of the log around each. Short runs have
+# a shorter one, a twentieth of them.
+SMOOTHED_OVER = 1000
+LEAST_SMOOTHED_OVER = 25
 
 
-def plot_losses(log: Path, target: Path) -> bool:
-    """Draws the columns of log.csv that begin with "loss", over the steps; False where matplotlib is not installed."""
+def read_log(log: Path) -> dict[str, np.ndarray]:
+    """The columns of log.csv."""
+    head, *rows = csv.reader(log.read_text().splitlines())
+    return dict(zip(head, np.array(rows, np.float64).reshape(-1, len(head)).T, strict=True))
+
+
+def rolling_mean(values: np.ndarray, width: int) -> np.ndarray:
+    """The mean over `width` values around each, of those that there are at the ends."""
+    width = min(width, len(values))
+    counts = np.convolve(np.ones(len(values)), np.ones(width), "same")
+    return np.convolve(values, np.ones(width), "same") / counts
+
+
+def plot_losses(log: Path, target: Path, curves: Callable[[Curves], list[Curves]]) -> bool:
+    """Draws what `curves` makes of the log's columns, over the steps; False where matplotlib is not installed."""
     if importlib.util.find_spec("matplotlib") is None:
         return False
     from matplotlib.figure import Figure  # not pyplot, which looks for a screen
 
-    rows = list(csv.DictReader(log.read_text().splitlines()))
-    steps = [float(row["step"]) for row in rows]
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for i, name in enumerate(name for name in rows[0] if name.startswith("loss")):
-        values = np.array([float(row[name]) for row in rows])
-        width = min(SMOOTHED_OVER, len(values))
-        counts = np.convolve(np.ones(len(values)), np.ones(width), "same")
-        axes.plot(steps, values, color=f"C{i}", alpha=0.25, linewidth=0.8)
-        axes.plot(
-            steps, np.convolve(values, np.ones(width), "same") / counts, color=f"C{i}", label=name.replace("_", " ")
-        )
-    axes.set_xlabel("step")
-    axes.set_ylabel(f"loss, and its mean over {SMOOTHED_OVER} lines of the log")
-    axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.3)
-    axes.legend()
+    columns = read_log(log)
+    steps = columns["step"]
+    width = int(np.clip(len(steps) // 20, LEAST_SMOOTHED_OVER, SMOOTHED_OVER))
+    panels = curves(columns)
+    figure = Figure(figsize=(8, 1.8 + 2.7 * len(panels)), layout="constrained")
+    for axes, panel in zip(figure.subplots(len(panels), squeeze=False, sharex=True)[:, 0], panels, strict=True):
+        for i, (name, values) in enumerate(panel.items()):
+            axes.plot(steps, values, color=f"C{i}", alpha=0.25, linewidth=0.8)
+            axes.plot(steps, rolling_mean(values, width), color=f"C{i}", label=name)
+        axes.set_ylim(bottom=min(0, *(values.min() for values in panel.values())) if panel else None)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    axes.set_xlabel(f"step; the strong lines are means over {width:,} lines of the log")
     figure.savefig(target, dpi=110)
     return True

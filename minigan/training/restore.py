@@ -32,7 +32,7 @@ def load_generator(run: Path | str, device: str | None = None) -> models.Generat
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{config}: expected the settings of the run beside its checkpoints: {error}") from None
     tensors, _ = serialization.load_checkpoint(path)
-    prefix = "generator/"
+    prefix = "average/" if written.get("average") else "generator/"
     own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
     try:
         generator.load_state_dict(own)

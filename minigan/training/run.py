@@ -1,18 +1,23 @@
 """A run's folder: what is in it, how a new one is made, and how an old one is gone on with.
 
 config.json          every setting, versions, device, git commit
-log.csv              a line a step
-samples/000100.png   grids of one fixed z            progress.gif  losses.png
+log.csv              a line a step            metrics.csv  scores of the samples, where they are asked for
+health.log           what was found wrong, in words
+samples/000100.png   grids of one fixed z     progress.gif  losses.png
 checkpoints/000500.safetensors   networks, optimizers, counters, random state, data order; the last ones are kept
+checkpoints/best.safetensors     that of the best score
 """
 
 import csv
 import dataclasses
+import fcntl
+import io
 import json
 import platform
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,123 +30,164 @@ from minigan.training.command_line import Options
 from minigan.training.errors import UserError
 from minigan.training.pictures import film
 from minigan.training.plots import plot_losses
+from minigan.training.system import Curves
 from minigan.version import __version__
-
-KEPT_CHECKPOINTS = 3
 
 # Settings that a resumed run may change: they do not alter what a step computes.
 FREE = {"steps", "sample_every", "checkpoint_every"}
+BEST = "best.safetensors"
 
 
 class Run:
-    """One training run's folder. `Run.create` makes a new one, `Run.resume` opens an old one."""
+    """One training run's folder. `Run.create` makes a new one, `Run.resume` opens an old one.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._columns: list[str] = []
-        self._log: Any = None
+    It belongs to one process at a time: opening it raises UserError while another one has it.
+    """
+
+    def __init__(self, folder: Path, kept: int) -> None:
+        self.folder, self.kept = folder, kept
+        self._tables: dict[str, Any] = {}
+        with _writing(folder):
+            self._lock = open(folder / ".lock", "w")  # noqa: SIM115 - as long as the run
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released by the system when the process ends
+        except OSError:
+            self._lock.close()
+            raise UserError(f"--out: {folder} is in use by another run, which has not ended") from None
+        for place in (folder, folder / "checkpoints", folder / "samples"):
+            serialization.remove_stale(place)
 
     @staticmethod
     def create(options: Options[Any], details: Mapping[str, Any]) -> "Run":
         """A new folder. Raises UserError for one that has something in it, or that cannot be written."""
-        try:
-            run = Run(_make_folder(options))
-            for name in ("samples", "checkpoints"):
-                (run.folder / name).mkdir()
-            content = json.dumps({**_configuration(options), **details, **_surroundings()}, indent=2)
-            serialization.write_whole(run.folder / "config.json", content.encode() + b"\n")
-        except OSError as error:
-            raise UserError(f"--out: {error.filename or options.out}: cannot be written: {error.strerror}") from None
+        with ExitStack() as on_error:
+            run = Run(_make_folder(options), options.keep)
+            on_error.callback(run.close)
+            with _writing(run.folder):
+                for name in ("samples", "checkpoints"):
+                    (run.folder / name).mkdir()
+            run._write_configuration({**_configuration(options), **details, **_surroundings()})
+            on_error.pop_all()
         return run
 
     @staticmethod
     def resume(options: Options[Any]) -> tuple["Run", dict[str, np.ndarray], dict[str, Any]]:
-        """The folder of an old run, with its last checkpoint.
+        """The folder of an old run, with its last checkpoint, or that of the step `options.from_step`.
 
-        Raises UserError where there is none, or where options differ.
+        Raises UserError where there is none, or where options differ. Going back to an earlier step removes what came
+        after it, and may change the seed.
         """
         folder = options.out or _latest(options.system)
-        run = Run(folder)
-        found = run.checkpoints()
-        if not (folder / "config.json").exists() or not found:
+        if not (folder / "config.json").exists() or not checkpoints_in(folder):
             raise UserError(f"--resume: no run with a checkpoint in {folder}; start it without --resume")
-        try:
-            old = json.loads((folder / "config.json").read_text())
-        except (OSError, ValueError) as error:
-            raise UserError(f"--resume: {folder / 'config.json'}: cannot be read: {error}") from None
-        new = _configuration(options)
-        differences = [
-            f"{name} was {old.get(name)!r}, now is {value!r}" for name, value in new.items() if old.get(name) != value
-        ]
-        old_settings = old.get("settings") or {}
-        for name, value in _plain(dataclasses.asdict(options.settings)).items():
-            if name not in FREE and old_settings.get(name) != value:
-                differences.append(f"{name} was {old_settings.get(name)!r}, now is {value!r}")
-        differences = [d for d in differences if not d.startswith("settings was")]
-        if differences:
-            raise UserError(f"--resume: {folder} is a run with other settings: {'; '.join(differences)}")
-        tensors, state = serialization.load_checkpoint(found[-1])
-        run._cut_log(int(state["step"]))
+        with ExitStack() as on_error:
+            run = Run(folder, options.keep)
+            on_error.callback(run.close)
+            try:
+                old = json.loads((folder / "config.json").read_text())
+            except (OSError, ValueError) as error:
+                raise UserError(f"--resume: {folder / 'config.json'}: cannot be read: {error}") from None
+            differences = _differences(old, options)
+            if differences:
+                raise UserError(f"--resume: {folder} is a run with other settings: {'; '.join(differences)}")
+            tensors, state = serialization.load_checkpoint(run._chosen(options.from_step))
+            if options.from_step is not None:
+                run._forget_after(int(state["step"]))
+                run._write_configuration({**old, "seed": options.seed})
+            for name in ("log.csv", "metrics.csv"):
+                run._cut(name, int(state["step"]))
+            on_error.pop_all()
         return run, tensors, state
 
-    def checkpoints(self) -> list[Path]:
-        """The checkpoints, the oldest first."""
-        return checkpoints_in(self.folder)
-
-    def save_checkpoint(self, step: int, tensors: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> Path:
+    def save_checkpoint(self, step: int, tensors: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> None:
         """Writes a checkpoint, and removes all but the last ones."""
         path = self.folder / "checkpoints" / f"{step:06d}.safetensors"
         serialization.save_checkpoint(path, tensors, {"step": step, **state})
-        for old in self.checkpoints()[:-KEPT_CHECKPOINTS]:
-            old.unlink()
-        return path
+        for old in checkpoints_in(self.folder)[: -self.kept]:
+            old.unlink(missing_ok=True)
 
-    def save_sample(self, step: int, picture: Image.Image) -> Path:
-        path = self.folder / "samples" / f"{step:06d}.png"
-        picture.save(path)
-        return path
+    def save_best(self, step: int, tensors: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> None:
+        """Writes the checkpoint that has the best score so far."""
+        serialization.save_checkpoint(self.folder / "checkpoints" / BEST, tensors, {"step": step, **state})
 
-    def save_film(self) -> Path:
-        path = self.folder / "progress.gif"
-        film(sorted((self.folder / "samples").glob("[0-9]*.png")), path)
-        return path
+    def save_sample(self, step: int, picture: Image.Image) -> None:
+        content = io.BytesIO()
+        picture.save(content, "PNG")
+        serialization.write_whole(self.folder / "samples" / f"{step:06d}.png", content.getvalue())
 
-    def save_plot(self) -> bool:
-        """losses.png; False where matplotlib is not installed."""
-        return plot_losses(self.folder / "log.csv", self.folder / "losses.png")
+    def save_film(self) -> None:
+        with _writing(self.folder / "progress.gif"):
+            film(sorted((self.folder / "samples").glob("[0-9]*.png")), self.folder / "progress.gif")
 
-    def log(self, row: Mapping[str, float]) -> None:
-        """Adds a line to log.csv, and its head before the first one."""
-        if self._log is None:
-            path = self.folder / "log.csv"
-            new = not path.exists()
-            self._log = open(path, "a", newline="")  # noqa: SIM115 - open as long as the run
-            self._columns = list(row)
-            if new:
-                csv.writer(self._log).writerow(self._columns)
-        csv.writer(self._log).writerow([f"{row[name]:.6g}" for name in self._columns])
-        self._log.flush()
+    def save_plot(self, curves: Callable[[Curves], list[Curves]]) -> bool:
+        """losses.png, as `System.curves` has it; False where matplotlib is not installed."""
+        with _writing(self.folder / "losses.png"):
+            return plot_losses(self.folder / "log.csv", self.folder / "losses.png", curves)
 
-    def __enter__(self) -> "Run":
-        return self
+    def add_line(self, name: str, row: Mapping[str, float]) -> None:
+        """Adds a line to a table such as log.csv, and its head before the first one."""
+        with _writing(self.folder / name):
+            if name not in self._tables:
+                path = self.folder / name
+                new = not path.exists() or not path.stat().st_size
+                self._tables[name] = open(path, "a", newline="")  # noqa: SIM115 - open as long as the run
+                if new:
+                    csv.writer(self._tables[name]).writerow(row)
+            csv.writer(self._tables[name]).writerow([f"{value:.6g}" for value in row.values()])
+            self._tables[name].flush()
 
-    def __exit__(self, *error: object) -> None:
-        if self._log is not None:
-            self._log.close()
-            self._log = None
+    def add_finding(self, text: str) -> None:
+        """Adds a line to health.log."""
+        with _writing(self.folder / "health.log"), open(self.folder / "health.log", "a") as file:
+            file.write(f"{text}\n")
 
-    def _cut_log(self, step: int) -> None:
+    def close(self) -> None:
+        for table in self._tables.values():
+            table.close()
+        self._tables.clear()
+        self._lock.close()
+
+    def _chosen(self, step: int | None) -> Path:
+        found = checkpoints_in(self.folder)
+        if step is None:
+            return found[-1]
+        for path in found:
+            if int(path.stem) == step:
+                return path
+        steps = ", ".join(str(int(path.stem)) for path in found)
+        raise UserError(f"--from: {self.folder} has checkpoints of the steps {steps}, none of {step}")
+
+    def _forget_after(self, step: int) -> None:
+        """Removes the checkpoints and samples of later steps, which are another story now."""
+        for path in (*checkpoints_in(self.folder), *(self.folder / "samples").glob("[0-9]*.png")):
+            if int(path.stem) > step:
+                path.unlink()
+
+    def _cut(self, name: str, step: int) -> None:
         """Drops the lines after a step: the resumed run will write them again."""
-        path = self.folder / "log.csv"
-        if path.exists():
+        path = self.folder / name
+        if path.exists() and path.stat().st_size:
             head, *lines = path.read_text().splitlines(keepends=True)
             kept = [line for line in lines if line.endswith("\n") and int(float(line.split(",", 1)[0])) <= step]
             serialization.write_whole(path, "".join([head, *kept]).encode())
 
+    def _write_configuration(self, configuration: Mapping[str, Any]) -> None:
+        content = json.dumps(configuration, indent=2)
+        serialization.write_whole(self.folder / "config.json", content.encode() + b"\n")
+
 
 def checkpoints_in(folder: Path) -> list[Path]:
     """A run's checkpoints, the oldest first."""
-    return sorted((folder / "checkpoints").glob("[0-9]*.safetensors"))
+    return sorted((folder / "checkpoints").glob("[0-9]*.safetensors"), key=lambda path: int(path.stem))
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """A full disk, or a folder that cannot be written, is the user's to mend."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"--out: {error.filename or path}: cannot be written: {error.strerror}") from None
 
 
 def _make_folder(options: Options[Any]) -> Path:
@@ -150,16 +196,21 @@ def _make_folder(options: Options[Any]) -> Path:
             raise UserError(
                 f"--out: {options.out} is not empty; choose another folder, or --resume to go on with the run in it"
             )
-        options.out.mkdir(parents=True, exist_ok=True)
+        with _writing(options.out):
+            options.out.mkdir(parents=True, exist_ok=True)
         return options.out
     number = 1 + max((int(p.name.rpartition("-")[2]) for p in _runs(options.system)), default=0)
     while True:  # another run may take the same number at the same moment
         folder = Path("runs") / f"{options.system}-{number:04d}"
         try:
-            folder.mkdir(parents=True)
+            with _writing(folder):
+                folder.parent.mkdir(exist_ok=True)
+            folder.mkdir()
             return folder
         except FileExistsError:
             number += 1
+        except OSError as error:
+            raise UserError(f"--out: {folder}: cannot be written: {error.strerror}") from None
 
 
 def _runs(system: str) -> list[Path]:
@@ -178,14 +229,32 @@ def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
+def _resolved(path: Path | None) -> str | None:
+    return None if path is None else str(path.resolve())
+
+
 def _configuration(options: Options[Any]) -> dict[str, Any]:
     return {
         "system": options.system,
         "preset": options.preset,
-        "data": None if options.data is None else str(options.data.resolve()),
+        "data": _resolved(options.data),
+        "leave_out": _resolved(options.leave_out),
+        "average": options.average,
         "seed": options.seed,
         "settings": _plain(dataclasses.asdict(options.settings)),
     }
+
+
+def _differences(old: Mapping[str, Any], options: Options[Any]) -> list[str]:
+    """What is not as it was, in words."""
+    new = _configuration(options)
+    settings = new.pop("settings")
+    if options.from_step is not None:
+        del new["seed"]
+    old_settings = old.get("settings") or {}
+    pairs = [(name, old.get(name), value) for name, value in new.items()]
+    pairs += [(name, old_settings.get(name), value) for name, value in settings.items() if name not in FREE]
+    return [f"{name} was {before!r}, now is {now!r}" for name, before, now in pairs if before != now]
 
 
 def _surroundings() -> dict[str, Any]:

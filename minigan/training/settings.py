@@ -21,8 +21,9 @@ def in_steps(duration: int, steps_per_epoch: int) -> int:
 class Settings:
     """The hyper-parameters that every system has; each adds its own in a subclass.
 
-    image_size: (height, width) in pixels. steps: how long to train. sample_every, checkpoint_every: when to save a
-    grid of samples, and everything. These three are steps, or Epochs.
+    image_size: (height, width) in pixels. base_channels: the width of the networks. z_size: of the noise.
+    steps: how long to train. sample_every, checkpoint_every: when to save a grid of samples, and everything. These
+    three are steps, or Epochs. samples, columns: how many images a grid has, and how many stand side by side.
     """
 
     image_size: Pair
@@ -30,3 +31,7 @@ class Settings:
     steps: int
     sample_every: int
     checkpoint_every: int
+    base_channels: int = 64
+    z_size: int = 100
+    samples: int = 64
+    columns: int = 8

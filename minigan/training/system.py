@@ -5,10 +5,19 @@ from typing import Any
 
 import numpy as np
 
+import minigan.functional as F
 from minigan import nn
+from minigan.backend import to_device
 from minigan.models import Generator
 from minigan.optim import Adam
 from minigan.tensor import Tensor
+
+Curves = Mapping[str, np.ndarray]
+
+
+def mean_probability(logits: Tensor) -> Tensor:
+    """How real a discriminator finds images, for the log: the mean of sigmoid(logits), which goes into no gradient."""
+    return F.sigmoid(logits.detach()).mean()
 
 
 class System:
@@ -16,28 +25,43 @@ class System:
 
     A subclass sets its networks and optimizers as attributes, one of them `generator`, and defines `step(real)`.
 
-    All modules and optimizers among the attributes, and the numbers in `numbers`, are its state, and go into
+    All modules, optimizers and tensors among the attributes, and the numbers in `numbers`, are its state, and go into
     checkpoints.
     """
 
     generator: Generator
+    average: Generator | None
     numbers: dict[str, float]
 
     def __init__(self) -> None:
+        self.average = None
         self.numbers = {}
 
-    def step(self, real: Tensor) -> dict[str, Tensor]:
-        """Trains on one batch of real images (N, H, W, 3); returns the losses, of no dimensions, by name."""
+    @property
+    def sampler(self) -> Generator:
+        """The generator that draws samples: the average of the weights, where there is one."""
+        return self.generator if self.average is None else self.average
+
+    def step(self, real: Tensor) -> Mapping[str, Tensor | float]:
+        """Trains on one batch of real images (N, H, W, 3); returns what the log shows: losses, of no dimensions."""
         raise NotImplementedError(f"{type(self).__name__} defines no step")
 
+    def end_epoch(self) -> None:
+        """Called after the last step of each epoch; a learning rate may follow."""
+
+    def curves(self, log: Curves) -> list[Curves]:
+        """What the plot of the losses shows, a panel each, from the columns of the log: by default all losses."""
+        return [{name.replace("_", " "): values for name, values in log.items() if "loss" in name}]
+
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Copies of the tensors of all networks and optimizers, by names such as "generator/0.weight"."""
-        return {
+        """Copies of all tensors, those of networks and optimizers by names such as "generator/0.weight"."""
+        parts = {
             f"{name}/{key}": value
             for name, part in self._parts().items()
             for key, value in part.state_dict().items()
             if isinstance(value, np.ndarray)
         }
+        return {**parts, **{name: np.array(tensor.numpy()) for name, tensor in self._tensors().items()}}
 
     def scalars(self) -> dict[str, dict[str, float]]:
         """The rest of the state: each optimizer's numbers, and `numbers`."""
@@ -53,7 +77,12 @@ class System:
         for name, part in self._parts().items():
             own = {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}
             part.load_state_dict({**own, **scalars.get(name, {})})
+        for name, tensor in self._tensors().items():
+            setattr(self, name, Tensor(to_device(tensors[name], tensor.device), device=tensor.device))
         self.numbers = dict(scalars["numbers"])
 
     def _parts(self) -> dict[str, nn.Module | Adam]:
         return {name: value for name, value in vars(self).items() if isinstance(value, (nn.Module, Adam))}
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}

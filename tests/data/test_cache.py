@@ -182,9 +182,9 @@ def test_what_could_not_be_read_this_time_is_tried_again(
 
     from minigan.data import sources
 
-    original = sources._read_file
+    original = sources.read_file
     with monkeypatch.context() as patch:
-        patch.setattr(sources, "_read_file", read)
+        patch.setattr(sources, "read_file", read)
         result = load(folder)
     assert result.skipped[0] == ("0.png", "cannot be read: No such file or directory")
     assert len(result.images) == 3

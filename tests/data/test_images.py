@@ -85,7 +85,7 @@ def test_files_wait_in_memory_in_bounded_number(tmp_path: Path, monkeypatch: pyt
     for i in range(40):
         (tmp_path / "in" / f"{i}.png").write_bytes(encode(Image.new("RGB", (2, 2))))
     read, done, waiting = 0, 0, []
-    read_file, decode = sources._read_file, images.decode
+    read_file, decode = sources.read_file, images.decode
 
     def counted(path: str) -> bytes:
         nonlocal read
@@ -99,7 +99,7 @@ def test_files_wait_in_memory_in_bounded_number(tmp_path: Path, monkeypatch: pyt
         done += 1
         return decode(*arguments, **settings)
 
-    monkeypatch.setattr(sources, "_read_file", counted)
+    monkeypatch.setattr(sources, "read_file", counted)
     monkeypatch.setattr(images, "decode", slow)
     load(tmp_path / "in", (2, 2), threads=1)
     assert read == done == 40

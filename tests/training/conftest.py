@@ -1,7 +1,6 @@
-"""The cats example as a module, run in this process, and a folder of small pictures for it."""
+"""The examples as modules, run in this process with tiny networks, and a folder of small pictures for them."""
 
 import dataclasses
-import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,21 +8,14 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from example_modules import EXAMPLES, load_example
 from PIL import Image
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture(scope="session")
 def cats() -> ModuleType:
     """examples/dcgan_cats.py."""
-    spec = importlib.util.spec_from_file_location("dcgan_cats", EXAMPLES / "dcgan_cats.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["dcgan_cats"] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_example("cats")
 
 
 @pytest.fixture
@@ -41,8 +33,24 @@ def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
+def train_example(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """train_example(system, *arguments): its command line, on the pictures, with tiny networks and 7 steps of 4."""
+
+    def run(system: str, *arguments: str) -> None:
+        module = load_example(system)
+        preset = dataclasses.replace(
+            module.PRESETS["small"], image_size=(16, 16), base_channels=2, z_size=5, batch_size=4, steps=7
+        )
+        monkeypatch.setitem(module.PRESETS, "small", preset)
+        monkeypatch.setattr(sys, "argv", [f"{EXAMPLES[system]}.py", "--data", str(pictures), *arguments])
+        module.main()
+
+    return run
+
+
+@pytest.fixture
 def train_cats(cats: ModuleType, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Runs the example's command line on the pictures, with tiny networks."""
+    """The same for cats, whose preset a test may change further."""
     tiny = dataclasses.replace(cats.PRESETS["small"], image_size=(16, 16), base_channels=2, batch_size=4, steps=7)
     monkeypatch.setitem(cats.PRESETS, "small", tiny)
 

@@ -73,7 +73,8 @@ def test_resuming_is_bit_exact_in_the_middle_of_an_epoch_too(train_cats: Train) 
     whole, parts = (
         serialization.load_checkpoint(Path(out) / "checkpoints" / "000008.safetensors") for out in ("whole", "parts")
     )
-    assert whole[1] == parts[1]
+    # What was seen of its health differs: each stop drew one more grid.
+    assert {**whole[1], "health": None} == {**parts[1], "health": None}
     assert whole[0].keys() == parts[0].keys()
     assert all(np.array_equal(whole[0][name], parts[0][name]) for name in whole[0])
     logs = [

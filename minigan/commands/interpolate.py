@@ -1,0 +1,45 @@
+"""`python -m minigan interpolate RUN`: a walk through the images of a finished run."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import minigan as mg
+from minigan.training.errors import UserError
+from minigan.training.latent import closed_path
+from minigan.training.pictures import check_target, save_images, save_loop
+from minigan.training.restore import load_generator
+
+
+def add_to(commands: Any) -> None:
+    command = commands.add_parser("interpolate", help="a walk from image to image of a finished run")
+    command.set_defaults(run=run)
+    add = command.add_argument
+    add("folder", type=Path, metavar="RUN", help="a run's folder, or one of its checkpoints")
+    add(
+        "--out", type=Path, required=True, metavar="PATH", help="a .gif, which loops, or a .png with a row for each leg"
+    )
+    add("--points", type=int, default=5, metavar="N", help="how many random images the walk goes through (5)")
+    add("--frames", type=int, default=12, metavar="N", help="images from each of them to the next (12)")
+    add("--seed", type=int, default=0, metavar="N", help="the same seed gives the same walk (0)")
+    add("--device", default=None, metavar="cpu|cuda|cuda:N|emulated", help="where to compute")
+
+
+def run(given: argparse.Namespace) -> None:
+    if given.points < 2 or given.frames < 1 or given.seed < 0:
+        raise UserError(
+            "interpolate: expected --points from 2, --frames from 1 and --seed from 0, "
+            f"got {given.points}, {given.frames} and {given.seed}"
+        )
+    kind = given.out.suffix.lower()
+    check_target(given.out, ".gif", ".png")
+    generator = load_generator(given.folder, given.device)
+    mg.manual_seed(given.seed)
+    points = generator.noise(given.points)
+    z = closed_path(points.numpy(), given.frames)
+    images = generator.generate(mg.tensor(z, device=points.device))
+    if kind == ".gif":
+        save_loop(images, given.out)
+    else:
+        save_images(images, given.out, columns=given.frames)
+    print(f"{given.out}: {len(images)} images, {given.frames} from each of {given.points} points to the next")

@@ -1,0 +1,152 @@
+"""Walks through the space of z: where they begin and end, how long z stays, and the files that show them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import minigan as mg
+from minigan import serialization
+from minigan.__main__ import main
+from minigan.training import load_generator
+from minigan.training.latent import closed_path, slerp
+
+T = np.linspace(0, 1, 9)
+
+
+def angles(path: np.ndarray) -> np.ndarray:
+    """Between each point and the next."""
+    units = path / np.linalg.norm(path, axis=1, keepdims=True)
+    return np.arccos((units[1:] * units[:-1]).sum(1).clip(-1, 1))
+
+
+@pytest.mark.parametrize("shape", [(2,), (100,), (1, 1, 64)])
+def test_ends_are_exact_and_shape_and_dtype_stay(shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        a, b = (rng.standard_normal(shape).astype(np.float32) for _ in range(2))
+        path = slerp(a, b, T)
+        assert path.shape == (9, *shape)
+        assert path.dtype == np.float32
+        assert np.array_equal(path[0], a)
+        assert np.array_equal(path[-1], b)
+
+
+def test_the_norm_goes_evenly_and_the_direction_turns_evenly() -> None:
+    rng = np.random.default_rng(1)
+    a, b = rng.standard_normal(100), 3 * rng.uniform(-1, 1, 100)
+    path = slerp(a, b, T)
+    norms = np.linalg.norm(path, axis=1)
+    np.testing.assert_allclose(norms, np.linspace(np.linalg.norm(a), np.linalg.norm(b), 9), rtol=1e-12)
+    np.testing.assert_allclose(angles(path), angles(np.stack([a, b]))[0] / 8, rtol=1e-6)
+    # All in the plane of a and b.
+    assert np.linalg.matrix_rank(np.vstack([path, a, b]), tol=1e-9) == 2
+
+
+def test_a_quarter_of_a_circle_is_what_it_is_known_to_be() -> None:
+    path = slerp(np.array([2.0, 0.0]), np.array([0.0, 2.0]), np.array([0.5, 1 / 3]))
+    np.testing.assert_allclose(path, [[2**0.5, 2**0.5], [3**0.5, 1]], rtol=1e-14)
+
+
+@pytest.mark.parametrize("size", [2, 3, 100])
+def test_opposite_points_are_joined_by_half_a_circle(size: int) -> None:
+    a = np.random.default_rng(2).standard_normal(size)
+    for b in (-a, -2 * a, -a * (1 + 1e-12)):
+        path = slerp(a, b, T)
+        norms = np.linalg.norm(path, axis=1)
+        np.testing.assert_allclose(norms, np.linspace(np.linalg.norm(a), np.linalg.norm(b), 9), rtol=1e-7)
+        np.testing.assert_allclose(angles(path), np.pi / 8, rtol=1e-6)
+        assert np.array_equal(path[-1], b)
+
+
+def test_parallel_points_zeros_and_one_dimension_go_straight() -> None:
+    a, zero = np.random.default_rng(3).standard_normal(5), np.zeros(5)
+    for start, end in ((a, a), (a, 3 * a), (zero, a), (a, zero), (zero, zero), (a, a * (1 + 1e-12))):
+        straight = start + T[:, None] * (end - start)
+        np.testing.assert_allclose(slerp(start, end, T), straight, rtol=0, atol=1e-10)
+    one_dimension = slerp(np.array([1.0]), np.array([-1.0]), T)[:, 0]
+    assert (np.diff(one_dimension) < 0).all()
+    assert (one_dimension[0], one_dimension[-1]) == (1, -1)
+
+
+def test_a_closed_path_goes_through_all_points_and_back() -> None:
+    points = np.random.default_rng(4).standard_normal((5, 30))
+    path = closed_path(points, 12)
+    assert path.shape == (60, 30)
+    assert np.array_equal(path[::12], points)
+    steps = np.linalg.norm(np.roll(path, -1, 0) - path, axis=1)
+    legs = np.linalg.norm(np.roll(points, -1, 0) - points, axis=1)
+    assert (steps < np.repeat(legs, 12) / 6).all()  # no jump, not at the end of the loop either
+
+
+@pytest.fixture
+def run(train_cats: Callable[..., None]) -> None:
+    """A finished run in the folder run; its generator gives more than one grey."""
+    train_cats("--out", "run", "--quiet")
+    path = Path("run/checkpoints/000007.safetensors")
+    tensors, state = serialization.load_checkpoint(path)
+    tensors["generator/15.weight"] *= 1000
+    serialization.save_checkpoint(path, tensors, state)
+
+
+@pytest.mark.usefixtures("run")
+def test_a_gif_loops_and_a_png_has_a_row_for_each_leg(capsys: pytest.CaptureFixture) -> None:
+    size = ["--points", "3", "--frames", "4", "--seed", "1"]
+    main(["interpolate", "run", "--out", "walk.gif", *size])
+    assert "walk.gif: 12 images, 4 from each of 3 points to the next" in capsys.readouterr().out
+    with Image.open("walk.gif") as gif:
+        assert (gif.format, gif.n_frames, gif.info["loop"]) == ("GIF", 12, 0)
+        assert gif.size == (512, 512)  # 16 pixels, enlarged
+        durations = []
+        for i in range(gif.n_frames):
+            gif.seek(i)
+            durations.append(gif.info["duration"])
+        assert durations == [80] * 12
+    main(["interpolate", "run", "--out", "walk.png", *size])
+    with Image.open("walk.png") as png:
+        strip = np.asarray(png)
+    columns, rows = 4 * 18 - 2, 3 * 18 - 2
+    scale = round(512 / columns)
+    assert strip.shape == (rows * scale, columns * scale, 3)
+    # The first picture of each row is a point.
+    generator = load_generator("run")
+    mg.manual_seed(1)
+    points = generator.generate(generator.noise(3))
+    small = strip[::scale, ::scale]
+    for row, image in enumerate(points):
+        assert np.array_equal(small[row * 18 : row * 18 + 16, :16], image)
+    assert len({image.tobytes() for image in points}) == 3
+
+
+@pytest.mark.usefixtures("run")
+def test_the_same_seed_gives_the_same_walk() -> None:
+    for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
+        main(["interpolate", "run", "--out", f"{name}.png", "--points", "2", "--frames", "2", "--seed", seed])
+    a, b, c = (Path(f"{name}.png").read_bytes() for name in "abc")
+    assert a == b
+    assert a != c
+
+
+@pytest.mark.usefixtures("run")
+def test_a_mistake_gets_one_line(capsys: pytest.CaptureFixture) -> None:
+    Path("taken.gif").write_text("")
+    for arguments, words in (
+        (["run", "--out", "walk.jpg"], "--out: expected the name of a new .gif or .png file, got walk.jpg"),
+        (["run", "--out", "taken.gif"], "--out: expected the name of a new .gif or .png file, got taken.gif"),
+        (["run", "--out", "nowhere/a.gif"], "nowhere/a.gif: cannot be written: No such file or directory"),
+        (["run", "--out", "nowhere/a.png"], "nowhere/a.png: cannot be written: No such file or directory"),
+        (["nowhere", "--out", "a.gif"], "nowhere: expected a run's folder"),
+        (["run", "--out", "a.gif", "--points", "1"], "expected --points from 2"),
+        (["run", "--out", "a.gif", "--frames", "0"], "expected --points from 2, --frames from 1"),
+        (["run", "--out", "a.gif", "--seed", "-1"], "--seed from 0"),
+        (["run", "--out", "a.gif", "--device", "tpu"], "unknown device 'tpu'"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            main(["interpolate", *arguments])
+        assert end.value.code == 2
+        error = capsys.readouterr().err
+        assert words in error
+        assert error.count("\n") == 1
+    assert not list(Path().glob("a.*"))
