@@ -14,9 +14,11 @@ from minigan.tensor import Fused, Tensor
 
 Samples = Iterator[tuple[tuple[np.ndarray, ...], dict[str, Any]]]
 
-# Rows are reduced in chunks of about so many elements, which stay in a core's cache for their second reading. How the
-# rows are cut depends on the shape alone, so the sums do not depend on the number of threads.
+# Rows are reduced in chunks of about so many elements, which stay in a core's cache for their second reading, but of
+# no more rows than this: each is a float32 sum, whose rounding grows with its length; the chunks' sums are added in
+# float64. How the rows are cut depends on the shape alone, so the sums do not depend on the number of threads.
 CHUNK_ELEMENTS = 32_768
+CHUNK_ROWS = 64
 
 
 @jit
@@ -70,7 +72,7 @@ def _combine_loop(start, stop, gy, gy_scale, x, average, x_scale, shift, gx):  #
 
 def _chunks(x: Array) -> tuple[int, int]:
     """Rows in a chunk, and the number of chunks."""
-    rows = max(1, CHUNK_ELEMENTS // x.shape[1])
+    rows = min(max(1, CHUNK_ELEMENTS // x.shape[1]), CHUNK_ROWS)
     return rows, -(-len(x) // rows)
 
 

@@ -69,21 +69,19 @@ class _Training:
         """Gives the run's folder back."""
         self._at_end.close()
 
-    def _begin(self) -> None:
-        """A new run."""
+    def _begin(self, steps: int) -> None:
+        """A new run, of so many steps."""
         self.step, self.z = 0, self.system.generator.noise(self.settings.samples)
         self.distance = self.scores.distance(self.system.sampler)
-        self.run = Run.create(
-            self.options,
-            {"device": self.options.device, "precision": self.options.precision, "images": len(self.batches.images)},
-        )
+        details = {"device": self.options.device, "precision": self.options.precision}
+        self.run = Run.create(self.options, {**details, "images": len(self.batches.images), "planned_steps": steps})
         self._at_end.callback(self.run.close)
         self.watch = Watch(self.run, self.options, self.health)
         self.watch.show_samples(0, self.system.sampler.generate(self.z))
 
-    def _resume(self) -> None:
-        """An old run, with its state put into the system, the batches and the random numbers."""
-        self.run, tensors, state = Run.resume(self.options)
+    def _resume(self, steps: int) -> None:
+        """An old run, now of so many steps, with its state put into the system, the batches and the random numbers."""
+        self.run, tensors, state = Run.resume(self.options, {"planned_steps": steps})
         self._at_end.callback(self.run.close)
         self.step, self.z = int(state["step"]), mg.tensor(tensors.pop("sample_z"), device=self.options.device)
         try:
@@ -99,14 +97,11 @@ class _Training:
 
     def run_to_end(self) -> int:
         """Trains; returns the number of the signal that ended it, or 0."""
-        if self.options.resume:
-            self._resume()
-        else:
-            self._begin()
         steps, sample_every, checkpoint_every = (
             in_steps(duration, self.batches.batches_per_epoch)
             for duration in (self.settings.steps, self.settings.sample_every, self.settings.checkpoint_every)
         )
+        (self._resume if self.options.resume else self._begin)(steps)
         metrics_every = self.options.metrics_every
         if self.step >= steps:
             self.say(f"{self.run.folder}: all {steps:,} steps are done; --steps N trains longer")

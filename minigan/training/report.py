@@ -324,13 +324,12 @@ def _samples(run: Path) -> str:
     if len(frames) == 1:
         return f'<p>{intro} There is one so far, of {words}.</p><figure class="samples">{image}</figure>{note}'
     spread = f"; {len(chosen)} of the {len(steps):,} in samples/ are here" if len(chosen) < len(steps) else ""
-    data = json.dumps(frames).replace("<", "\\u003c")
     return (
         f'<p>{intro} The last one is of {words}{spread}.</p><figure class="samples">{image}'
         '<div class="controls" id="controls" hidden><button type="button" id="play">Play</button>'
         f'<label><span id="shown">{words}</span><input type="range" id="slider" min="0" max="{len(frames) - 1}" '
         f'value="{len(frames) - 1}" step="1" aria-label="Training step"></label></div></figure>'
-        f'<script type="application/json" id="frames">{data}</script>{note}'
+        f'<script type="application/json" id="frames">{json.dumps(frames)}</script>{note}'
     )
 
 

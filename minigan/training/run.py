@@ -66,12 +66,15 @@ class Run:
             with _writing(run.folder):
                 for name in ("samples", "checkpoints"):
                     (run.folder / name).mkdir()
+                (run.folder / "health.log").touch()
             run._write_configuration({**_configuration(options), **details, **_surroundings()})
             on_error.pop_all()
         return run
 
     @staticmethod
-    def resume(options: Options[Any]) -> tuple["Run", dict[str, np.ndarray], dict[str, Any]]:
+    def resume(
+        options: Options[Any], details: Mapping[str, Any]
+    ) -> tuple["Run", dict[str, np.ndarray], dict[str, Any]]:
         """The folder of an old run, with its last checkpoint, or that of the step `options.from_step`.
 
         Raises UserError where there is none, or where options differ. Going back to an earlier step removes what came
@@ -93,7 +96,7 @@ class Run:
             tensors, state = serialization.load_checkpoint(run._chosen(options.from_step))
             if options.from_step is not None:
                 run._forget_after(int(state["step"]))
-                run._write_configuration({**old, "seed": options.seed})
+            run._write_configuration({**old, "seed": options.seed, **details})
             for name in ("log.csv", "metrics.csv"):
                 run._cut(name, int(state["step"]))
             on_error.pop_all()

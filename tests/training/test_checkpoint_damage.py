@@ -324,7 +324,7 @@ def test_files_of_others_are_refused(tmp_path: Path) -> None:
         "folder": "not a regular file",
         "pipe": "not a regular file",
         "missing": "cannot be read: No such file or directory",
-        "a\0b": "null byte",
+        "a\0b": "embedded null",
     }.items():
         with pytest.raises(CheckpointError, match=f"^{re.escape(str(tmp_path / name))}: .*{reason}"):
             serialization.load_checkpoint(tmp_path / name)

@@ -3,6 +3,7 @@
 import math
 import os
 import struct
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +74,12 @@ def test_every_layout_comes_back_exactly(tmp_path: Path) -> None:
         assert array.tobytes() == before[name].tobytes(), "saving changes nothing"
 
 
+@pytest.mark.skipif(
+    tuple(map(int, metadata.version("safetensors").split(".")[:2])) < (0, 8),
+    reason="safetensors before 0.8 copies arrays",
+)
 def test_safetensors_by_itself_writes_other_layouts_in_the_wrong_order(tmp_path: Path) -> None:
-    # Why `save_checkpoint` makes every array contiguous first. If safetensors learns it, that line may go.
+    # Why `save_checkpoint` makes every array contiguous first.
     import safetensors.numpy
 
     x = np.arange(6, dtype=np.float32).reshape(2, 3)
