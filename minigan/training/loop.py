@@ -83,8 +83,8 @@ class _Training:
         """An old run, now of so many steps, with its state put into the system, the batches and the random numbers."""
         self.run, tensors, state = Run.resume(self.options, {"planned_steps": steps})
         self._at_end.callback(self.run.close)
-        self.step, self.z = int(state["step"]), mg.tensor(tensors.pop("sample_z"), device=self.options.device)
         try:
+            self.step, self.z = int(state["step"]), mg.tensor(tensors.pop("sample_z"), device=self.options.device)
             self.distance, self.best = state["distance"], state["best"]
             self.system.load_state_dict(tensors, state["system"])
             self.batches.load_state_dict(state["batches"])

@@ -93,12 +93,18 @@ class Run:
             differences = _differences(old, options)
             if differences:
                 raise UserError(f"--resume: {folder} is a run with other settings: {'; '.join(differences)}")
-            tensors, state = serialization.load_checkpoint(run._chosen(options.from_step))
+            chosen = run._chosen(options.from_step)
+            try:
+                tensors, state = serialization.load_checkpoint(chosen)
+            except serialization.CheckpointError as error:
+                steps = run._steps_besides(chosen)
+                raise UserError(f"--resume: {error}" + (f"; there is --from {steps}" if steps else "")) from None
+            step = int(chosen.stem)
             if options.from_step is not None:
-                run._forget_after(int(state["step"]))
+                run._forget_after(step)
             run._write_configuration({**old, "seed": options.seed, **details})
             for name in ("log.csv", "metrics.csv"):
-                run._cut(name, int(state["step"]))
+                run._cut(name, step)
             on_error.pop_all()
         return run, tensors, state
 
@@ -157,8 +163,13 @@ class Run:
         for path in found:
             if int(path.stem) == step:
                 return path
-        steps = ", ".join(str(int(path.stem)) for path in found)
-        raise UserError(f"--from: {self.folder} has checkpoints of the steps {steps}, none of {step}")
+        raise UserError(
+            f"--from: {self.folder} has no checkpoint of step {step}; there is --from {self._steps_besides()}"
+        )
+
+    def _steps_besides(self, path: Path | None = None) -> str:
+        """The steps of the other checkpoints, in words."""
+        return " or ".join(str(int(other.stem)) for other in checkpoints_in(self.folder) if other != path)
 
     def _forget_after(self, step: int) -> None:
         """Removes the checkpoints and samples of later steps, which are another story now."""
