@@ -12,6 +12,7 @@ depend on it: it writes one partial result per index, and the caller adds those 
 """
 
 import ctypes
+import math
 import os
 import tempfile
 import threading
@@ -126,7 +127,7 @@ def scratch(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     Fresh memory of this size would come page by page from the operating system each time, which costs as much as
     filling it.
     """
-    size = int(np.prod(shape)) * dtype.itemsize
+    size = math.prod(shape) * dtype.itemsize
     if _scratch.buffer.size < size:
         _scratch.buffer = np.empty(size, np.uint8)
     return _scratch.buffer[:size].view(dtype).reshape(shape)

@@ -25,7 +25,7 @@ BLOCK_BYTES = 1 << 20
 # but have so many rows that the product with it is worth BLAS's repacking of the filters.
 BLOCK_ROWS = 256
 # Every layer is cut into so many blocks at least, if it has the rows, for as many threads.
-BLOCKS = 16
+BLOCKS = 8
 # The weight gradient is summed in so many partial sums at most, of so many bytes together.
 PARTIAL_SUMS = 8
 PARTIAL_BYTES = 64 << 20
@@ -151,6 +151,11 @@ def _taps(remainder: int, pad: int, taps: int, stride: int) -> tuple[range, int]
     return reaching, (remainder + pad - reaching[0]) // stride if reaching else 0
 
 
+def _slice(taps: range) -> slice:
+    """The same as a slice, for arrays; `taps` falls to 0 or above."""
+    return slice(taps.start, taps.stop if taps.stop >= 0 else None, taps.step)
+
+
 @jit
 def _place_loop(start, stop, rows, p, q, row, column, stride_h, stride_w, gx):  # type: ignore[no-untyped-def]
     """Puts row m, pixel (n, i, j) of a parity class, to gx[n, i stride_h + row, j stride_w + column]."""
@@ -176,14 +181,18 @@ def _input_grad_by_parity(gy: Array, w: Array, g: Geometry) -> Array:
                 gx[:, a :: g.stride_h, b :: g.stride_w] = 0  # no output pixel reads these
                 continue
             # (K, R', S', C) -> (R' S' K, C): in the order of the patches of gy
-            filters = w[:, tap_rows][:, :, tap_columns].transpose(1, 2, 0, 3).reshape(-1, g.c)
+            chosen = w[:, _slice(tap_rows), _slice(tap_columns)]
+            filters = np.ascontiguousarray(chosen.transpose(1, 2, 0, 3)).reshape(-1, g.c)
             patches = Patches(gy, p, q, (1, 1), (offset_h, offset_w), len(tap_rows), len(tap_columns))
             products += [(patches, block, filters, (p, q, a, b)) for block in range(patches.blocks)]
 
     def multiply(product: tuple[Patches, int, Array, tuple[int, ...]]) -> None:
         patches, block, filters, class_ = product
         at, values = patches.make(block)
-        _place_loop(at.start, at.stop, values @ filters, *class_, g.stride_h, g.stride_w, gx)
+        if g.stride_h == g.stride_w == 1:  # one class, and its rows are gx's
+            np.matmul(values, filters, out=gx.reshape(-1, g.c)[at])
+        else:
+            _place_loop(at.start, at.stop, values @ filters, *class_, g.stride_h, g.stride_w, gx)
 
     with one_blas_thread():
         parallel_each(multiply, products)

@@ -1,11 +1,18 @@
 """A run in TensorBoard. It takes tensorboardX, which the extra `watch` brings."""
 
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from minigan.training.errors import UserError
+
+
+def expect_installed() -> None:
+    """Raises UserError where tensorboardX is not."""
+    if importlib.util.find_spec("tensorboardX") is None:
+        raise UserError("--tensorboard: tensorboardX is not installed: pip install 'minigan[watch]'")
 
 
 class Board:
@@ -15,10 +22,8 @@ class Board:
     """
 
     def __init__(self, folder: Path, first: int) -> None:
-        try:
-            from tensorboardX import SummaryWriter
-        except ImportError:
-            raise UserError("--tensorboard: tensorboardX is not installed: pip install 'minigan[watch]'") from None
+        from tensorboardX import SummaryWriter
+
         self._writer = SummaryWriter(str(folder), purge_step=first + 1)
 
     def add_scalars(self, step: int, values: Mapping[str, float]) -> None:

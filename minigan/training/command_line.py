@@ -40,6 +40,7 @@ class Options(Generic[S]):
     out: Path | None
     leave_out: Path | None
     seed: int
+    seed_is_given: bool
     average: float | None
     metrics_every: int | None
     keep: int
@@ -85,7 +86,8 @@ def command_line(
         data=given.data,
         out=given.out,
         leave_out=given.leave_out,
-        seed=given.seed,
+        seed=given.seed or 0,
+        seed_is_given=given.seed is not None,
         average=given.average,
         metrics_every=given.metrics_every,
         keep=given.keep,
@@ -122,7 +124,7 @@ def _parser(system: str, description: str, presets: list[str]) -> argparse.Argum
     add("--image-size", type=_size, metavar="N or HxW", help="size of the images in pixels, such as 64 or 64x48")
     add("--device", default="auto", metavar="auto|cpu|cuda|cuda:N|emulated", help="where to compute (auto)")
     add("--precision", choices=PRECISIONS, help="of convolutions on a GPU; default: tf32 where the GPU has it")
-    add("--seed", type=_seed, default=0, metavar="N", help="for the weights, the noise and the order of the data (0)")
+    add("--seed", type=_seed, metavar="N", help="for the weights, the noise and the order of the data (0)")
     add(
         "--average",
         type=_decay,

@@ -1,5 +1,6 @@
 """The loop around a system's training step: data in; losses, samples and checkpoints out."""
 
+import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
@@ -13,13 +14,14 @@ from minigan.data import Batches, DataError
 from minigan.serialization import CheckpointError
 from minigan.tensor import Tensor
 from minigan.training.averaging import average_of, update_average
+from minigan.training.board import expect_installed
 from minigan.training.command_line import Options, fail
 from minigan.training.dataset import Dataset
 from minigan.training.errors import UserError
 from minigan.training.feed import feed
 from minigan.training.health import Health, non_finite
-from minigan.training.interrupt import deferred_interrupts
-from minigan.training.run import Run
+from minigan.training.interrupt import Interrupt, deferred_interrupts
+from minigan.training.run import Run, checkpoints_in
 from minigan.training.scores import Scores
 from minigan.training.settings import in_steps
 from minigan.training.system import System
@@ -36,7 +38,8 @@ def train(make: Callable[[], System], options: Options[Any], dataset: Dataset) -
             number = training.run_to_end()
     except (UserError, DataError, CheckpointError, mg.DeviceError) as error:
         fail(str(error))
-    except KeyboardInterrupt:  # before or after the training itself, where there is nothing to save
+    except KeyboardInterrupt:
+        print("stopped before training began: there is nothing to save", file=sys.stderr)
         raise SystemExit(130) from None
     if number:
         raise SystemExit(128 + number)
@@ -52,6 +55,8 @@ class _Training:
     def __init__(self, make: Callable[[], System], options: Options[Any], dataset: Dataset) -> None:
         self.options, self.settings = options, options.settings
         self.say = (lambda text: None) if options.quiet else print
+        if options.tensorboard:
+            expect_installed()
         mg.manual_seed(options.seed)
         try:
             self.system = make()
@@ -61,6 +66,10 @@ class _Training:
             self.system.average = average_of(self.system.generator)
         self.batches: Batches = dataset.batches(options, self.system.generator.pixels, self.say)
         self.scores = Scores(self.batches.images, options.seed)
+        if options.metrics_every is not None:
+            self.scores.expect_measurable()
+        # Here, where Ctrl-C still ends the program at once: it takes some seconds. A checkpoint has it.
+        self.distance = 0.0 if options.resume else self.scores.distance(self.system.sampler)
         self.health = Health(self.scores.real)
         self.best: float | None = None
         self._at_end = ExitStack()
@@ -72,11 +81,11 @@ class _Training:
     def _begin(self, steps: int) -> None:
         """A new run, of so many steps."""
         self.step, self.z = 0, self.system.generator.noise(self.settings.samples)
-        self.distance = self.scores.distance(self.system.sampler)
         details = {"device": self.options.device, "precision": self.options.precision}
         self.run = Run.create(self.options, {**details, "images": len(self.batches.images), "planned_steps": steps})
         self._at_end.callback(self.run.close)
         self.watch = Watch(self.run, self.options, self.health)
+        self._at_end.callback(self.watch.close)
         self.watch.show_samples(0, self.system.sampler.generate(self.z))
 
     def _resume(self, steps: int) -> None:
@@ -85,7 +94,7 @@ class _Training:
         self._at_end.callback(self.run.close)
         try:
             self.step, self.z = int(state["step"]), mg.tensor(tensors.pop("sample_z"), device=self.options.device)
-            self.distance, self.best = state["distance"], state["best"]
+            self.distance, self.best = state["distance"], state["best"] if self.run.has_best() else None
             self.system.load_state_dict(tensors, state["system"])
             self.batches.load_state_dict(state["batches"])
             self.health.load_state_dict(state["health"])
@@ -94,6 +103,7 @@ class _Training:
         if state["seed"] == self.options.seed:  # with another seed, chosen together with --from, it goes another way
             mg.random.set_state(state["random"])
         self.watch = Watch(self.run, self.options, self.health, self.step)
+        self._at_end.callback(self.watch.close)
 
     def run_to_end(self) -> int:
         """Trains; returns the number of the signal that ended it, or 0."""
@@ -101,24 +111,34 @@ class _Training:
             in_steps(duration, self.batches.batches_per_epoch)
             for duration in (self.settings.steps, self.settings.sample_every, self.settings.checkpoint_every)
         )
-        (self._resume if self.options.resume else self._begin)(steps)
+        with deferred_interrupts() as interrupt:  # from before there is a folder until everything is in it
+            (self._resume if self.options.resume else self._begin)(steps)
+            if self.step < steps:
+                self._train(steps, sample_every, checkpoint_every, interrupt)
+            else:  # perhaps its pictures are not: they come last
+                self.say(f"{self.run.folder}: all {steps:,} steps are done; --steps N trains longer")
+                self._draw()
+        return interrupt.number
+
+    def _train(self, steps: int, sample_every: int, checkpoint_every: int, interrupt: Interrupt) -> None:
+        """At least one step, so that a new run has something to resume from however early a signal comes."""
         metrics_every = self.options.metrics_every
-        if self.step >= steps:
-            self.say(f"{self.run.folder}: all {steps:,} steps are done; --steps N trains longer")
-            return 0
         self.say(f"{self.run.folder}: steps {self.step + 1:,} to {steps:,} of {self.settings.batch_size} images")
         real = feed(self.batches, self.options.device)
         started = time.perf_counter()
-        with deferred_interrupts() as interrupt, self.watch.until(steps):
-            while self.step < steps and not interrupt.number:
+        last = False
+        with self.watch.until(steps):
+            while not last:
                 epoch, batch = divmod(self.batches.step, self.batches.batches_per_epoch)
                 results = self._one_step(next(real))
-                last = self.step == steps or interrupt.number
+                # Asked once a step: a signal that comes after this lets one more be done, and saved.
+                last = self.step == steps or interrupt.number != 0
                 saved = last or self.step % checkpoint_every == 0
                 measured = metrics_every is not None and self.step % metrics_every == 0
                 sampled = last or self.step % sample_every == 0
                 if self.watch.is_due(self.step) or sampled or saved or measured:
-                    self._check(self.watch.log(self.step, epoch, batch, results), saved or measured)
+                    values = self.watch.log(self.step, epoch, batch, results)
+                    self._check(values, thorough=sampled or saved or measured)
                 if sampled:
                     self.watch.show_samples(self.step, self.system.sampler.generate(self.z))
                 if measured:
@@ -127,9 +147,8 @@ class _Training:
                     self.run.save_checkpoint(self.step, *self._state())
         if self.step < steps:
             self.say(f"stopped after step {self.step:,}, which is saved; go on with --resume --out {self.run.folder}")
-            return interrupt.number
-        self._finish((time.perf_counter() - started) / 60)
-        return 0
+        else:
+            self._finish((time.perf_counter() - started) / 60)
 
     def _one_step(self, real: Tensor) -> Any:
         """One training step, and what follows from it."""
@@ -137,6 +156,10 @@ class _Training:
             results = self.system.step(real)
         except memory_errors() as error:
             raise UserError(_out_of_memory(self.settings.batch_size, self.options.device)) from error
+        except FloatingPointError as error:  # MINIGAN_DEBUG=1; the traceback says which line of the example it was
+            self.run.add_finding(f"step {self.step + 1:,}: {error}")
+            error.add_note(f"This was step {self.step + 1:,}.")
+            raise
         self.step += 1
         if self.system.average is not None and self.options.average is not None:
             update_average(self.system.average, self.system.generator, self.options.average, self.step)
@@ -151,9 +174,10 @@ class _Training:
             if found:
                 problem = f"step {self.step:,}: {found}"
                 self.run.add_finding(problem)
+                saved = checkpoints_in(self.run.folder)
+                back = f", or go back with --resume --from {int(saved[-1].stem)} and another --seed" if saved else ""
                 raise UserError(
-                    f"{problem}. Nothing of it was saved; the last checkpoint is good: go back to "
-                    "it with --resume --from STEP and another --seed, or start anew with a lower learning rate. "
+                    f"{problem}. Nothing of it was saved: start anew with a lower learning rate{back}. "
                     "MINIGAN_DEBUG=1 names the operation where it began."
                 )
 
@@ -179,15 +203,19 @@ class _Training:
         }
 
     def _finish(self, minutes: float) -> None:
-        self.run.save_film()
-        if not self.run.save_plot(self.system.curves):
-            self.say("losses.png is not drawn: matplotlib is not installed (pip install 'minigan[plot]')")
+        self._draw()
         after = self.scores.distance(self.system.sampler)
         self.say(
             f"{self.run.folder}: done in {minutes:.1f} minutes; look at samples/{self.step:06d}.png and progress.gif\n"
             f"sliced Wasserstein distance to the images: {self.distance:.0f} before training, {after:.0f} now "
             f"({after / self.distance:.2f} of it)"
         )
+
+    def _draw(self) -> None:
+        """The pictures of a run as a whole."""
+        self.run.save_film()
+        if not self.run.save_plot(self.system.curves):
+            self.say("losses.png is not drawn: matplotlib is not installed (pip install 'minigan[plot]')")
 
 
 def _out_of_memory(batch_size: int, device: str) -> str:

@@ -1,5 +1,6 @@
 """Images as files: grids of samples, and the film of a run."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,7 @@ def save_images(images: np.ndarray, out: Path, columns: int | None) -> None:
         raise UserError(f"--out: {out}: cannot be written: {error.strerror}") from None
 
 
-def film(frames: list[Path], target: Path) -> None:
+def film(frames: list[Path]) -> bytes:
     """A GIF of picture files, at most 60 of them spread evenly, the last one shown for two seconds."""
     chosen = [
         frames[i] for i in sorted({round(x) for x in np.linspace(0, len(frames) - 1, min(len(frames), MOST_FRAMES))})
@@ -59,18 +60,20 @@ def film(frames: list[Path], target: Path) -> None:
     for path in chosen:
         with Image.open(path, formats=["PNG"]) as picture:
             pictures.append(picture.copy())
-    _save_gif(pictures, target, [120] * (len(pictures) - 1) + [2000])
+    return _gif(pictures, [120] * (len(pictures) - 1) + [2000])
 
 
 def save_loop(images: np.ndarray, out: Path) -> None:
     """A GIF of uint8 images (N, H, W, 3), without a pause. Raises UserError where it cannot be written."""
     pictures = [grid(image[None], 1) for image in images]
     try:
-        _save_gif(pictures, out, [LOOP_MILLISECONDS] * len(pictures))
+        out.write_bytes(_gif(pictures, [LOOP_MILLISECONDS] * len(pictures)))
     except OSError as error:
         raise UserError(f"--out: {out}: cannot be written: {error.strerror}") from None
 
 
-def _save_gif(pictures: list[Image.Image], target: Path, milliseconds: list[int]) -> None:
+def _gif(pictures: list[Image.Image], milliseconds: list[int]) -> bytes:
     first, *others = [picture.convert("P", palette=Image.Palette.ADAPTIVE) for picture in pictures]
-    first.save(target, save_all=True, append_images=others, duration=milliseconds, loop=0)
+    content = io.BytesIO()
+    first.save(content, "GIF", save_all=True, append_images=others, duration=milliseconds, loop=0)
+    return content.getvalue()

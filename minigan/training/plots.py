@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,10 +29,10 @@ def rolling_mean(values: np.ndarray, width: int) -> np.ndarray:
     return np.convolve(values, np.ones(width), "same") / counts
 
 
-def plot_losses(log: Path, target: Path, curves: Callable[[Curves], list[Curves]]) -> bool:
-    """Draws what `curves` makes of the log's columns, over the steps; False where matplotlib is not installed."""
+def plot_losses(log: Path, curves: Callable[[Curves], list[Curves]]) -> bytes | None:
+    """A PNG of what `curves` makes of the log's columns, over the steps; None where matplotlib is not installed."""
     if importlib.util.find_spec("matplotlib") is None:
-        return False
+        return None
     from matplotlib.figure import Figure  # not pyplot, which looks for a screen
 
     columns = read_log(log)
@@ -47,5 +48,6 @@ def plot_losses(log: Path, target: Path, curves: Callable[[Curves], list[Curves]
         axes.grid(alpha=0.3)
         axes.legend()
     axes.set_xlabel(f"step; the strong lines are means over {width:,} lines of the log")
-    figure.savefig(target, dpi=110)
-    return True
+    content = io.BytesIO()
+    figure.savefig(content, dpi=110)
+    return content.getvalue()

@@ -14,10 +14,12 @@ import fcntl
 import io
 import json
 import platform
+import re
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,8 @@ from minigan.version import __version__
 # Settings that a resumed run may change: they do not alter what a step computes.
 FREE = {"steps", "sample_every", "checkpoint_every"}
 BEST = "best.safetensors"
+# All that a run makes.
+OURS = {".lock", "config.json", "log.csv", "metrics.csv", "health.log", "samples", "checkpoints", "tensorboard"}
 
 
 class Run:
@@ -51,9 +55,10 @@ class Run:
             self._lock = open(folder / ".lock", "w")  # noqa: SIM115 - as long as the run
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released by the system when the process ends
-        except OSError:
-            self._lock.close()
-            raise UserError(f"--out: {folder} is in use by another run, which has not ended") from None
+        except OSError as error:  # some network disks have no locks; then nobody can tell
+            if isinstance(error, BlockingIOError):
+                self._lock.close()
+                raise UserError(f"--out: {folder} is in use by another run, which has not ended") from None
         for place in (folder, folder / "checkpoints", folder / "samples"):
             serialization.remove_stale(place)
 
@@ -63,6 +68,7 @@ class Run:
         with ExitStack() as on_error:
             run = Run(_make_folder(options), options.keep)
             on_error.callback(run.close)
+            run._clear()
             with _writing(run.folder):
                 for name in ("samples", "checkpoints"):
                     (run.folder / name).mkdir()
@@ -103,7 +109,7 @@ class Run:
             if options.from_step is not None:
                 run._forget_after(step)
             run._write_configuration({**old, "seed": options.seed, **details})
-            for name in ("log.csv", "metrics.csv"):
+            for name in ("log.csv", "metrics.csv", "health.log"):
                 run._cut(name, step)
             on_error.pop_all()
         return run, tensors, state
@@ -119,19 +125,25 @@ class Run:
         """Writes the checkpoint that has the best score so far."""
         serialization.save_checkpoint(self.folder / "checkpoints" / BEST, tensors, {"step": step, **state})
 
+    def has_best(self) -> bool:
+        return (self.folder / "checkpoints" / BEST).exists()
+
     def save_sample(self, step: int, picture: Image.Image) -> None:
         content = io.BytesIO()
         picture.save(content, "PNG")
         serialization.write_whole(self.folder / "samples" / f"{step:06d}.png", content.getvalue())
 
     def save_film(self) -> None:
+        frames = sorted((self.folder / "samples").glob("[0-9]*.png"), key=lambda path: int(path.stem))
         with _writing(self.folder / "progress.gif"):
-            film(sorted((self.folder / "samples").glob("[0-9]*.png")), self.folder / "progress.gif")
+            serialization.write_whole(self.folder / "progress.gif", film(frames))
 
     def save_plot(self, curves: Callable[[Curves], list[Curves]]) -> bool:
         """losses.png, as `System.curves` has it; False where matplotlib is not installed."""
-        with _writing(self.folder / "losses.png"):
-            return plot_losses(self.folder / "log.csv", self.folder / "losses.png", curves)
+        content = plot_losses(self.folder / "log.csv", curves)
+        if content is not None:
+            serialization.write_whole(self.folder / "losses.png", content)
+        return content is not None
 
     def add_line(self, name: str, row: Mapping[str, float]) -> None:
         """Adds a line to a table such as log.csv, and its head before the first one."""
@@ -141,8 +153,9 @@ class Run:
                 new = not path.exists() or not path.stat().st_size
                 self._tables[name] = open(path, "a", newline="")  # noqa: SIM115 - open as long as the run
                 if new:
-                    csv.writer(self._tables[name]).writerow(row)
-            csv.writer(self._tables[name]).writerow([f"{value:.6g}" for value in row.values()])
+                    csv.writer(self._tables[name], lineterminator="\n").writerow(row)
+            values = [str(value) if isinstance(value, int) else f"{value:.6g}" for value in row.values()]
+            csv.writer(self._tables[name], lineterminator="\n").writerow(values)
             self._tables[name].flush()
 
     def add_finding(self, text: str) -> None:
@@ -152,7 +165,8 @@ class Run:
 
     def close(self) -> None:
         for table in self._tables.values():
-            table.close()
+            with suppress(OSError):  # a full disk, of which the user was told when the line could not be written
+                table.close()
         self._tables.clear()
         self._lock.close()
 
@@ -171,19 +185,33 @@ class Run:
         """The steps of the other checkpoints, in words."""
         return " or ".join(str(int(other.stem)) for other in checkpoints_in(self.folder) if other != path)
 
+    def _clear(self) -> None:
+        """Removes what a run left that ended before its first checkpoint."""
+        _expect_unused(self.folder)  # again, now that it is ours
+        with _writing(self.folder):
+            for name in OURS - {".lock"}:
+                path = self.folder / name
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
+
     def _forget_after(self, step: int) -> None:
         """Removes the checkpoints and samples of later steps, which are another story now."""
+        best = self.folder / "checkpoints" / BEST
+        if best.exists() and int(serialization.load_checkpoint(best)[1]["step"]) > step:
+            best.unlink()
         for path in (*checkpoints_in(self.folder), *(self.folder / "samples").glob("[0-9]*.png")):
             if int(path.stem) > step:
                 path.unlink()
 
     def _cut(self, name: str, step: int) -> None:
-        """Drops the lines after a step: the resumed run will write them again."""
+        """Drops the lines after a step, and half a line: the resumed run will write them again."""
         path = self.folder / name
         if path.exists() and path.stat().st_size:
-            head, *lines = path.read_text().splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and int(float(line.split(",", 1)[0])) <= step]
-            serialization.write_whole(path, "".join([head, *kept]).encode())
+            lines = path.read_text().splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n") and _step_of(line) <= step]
+            serialization.write_whole(path, "".join(kept).encode())
 
     def _write_configuration(self, configuration: Mapping[str, Any]) -> None:
         content = json.dumps(configuration, indent=2)
@@ -193,6 +221,12 @@ class Run:
 def checkpoints_in(folder: Path) -> list[Path]:
     """A run's checkpoints, the oldest first."""
     return sorted((folder / "checkpoints").glob("[0-9]*.safetensors"), key=lambda path: int(path.stem))
+
+
+def _step_of(line: str) -> int:
+    """Of a line of log.csv ("1234,0,...") or health.log ("step 1,234: ..."); 0 for the head of a table."""
+    found = re.match(r"step ([\d,]+):|(\d+),", line)
+    return int((found[1] or found[2]).replace(",", "")) if found else 0
 
 
 @contextmanager
@@ -206,10 +240,7 @@ def _writing(path: Path) -> Iterator[None]:
 
 def _make_folder(options: Options[Any]) -> Path:
     if options.out is not None:
-        if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
-            raise UserError(
-                f"--out: {options.out} is not empty; choose another folder, or --resume to go on with the run in it"
-            )
+        _expect_unused(options.out)
         with _writing(options.out):
             options.out.mkdir(parents=True, exist_ok=True)
         return options.out
@@ -225,6 +256,17 @@ def _make_folder(options: Options[Any]) -> Path:
             number += 1
         except OSError as error:
             raise UserError(f"--out: {folder}: cannot be written: {error.strerror}") from None
+
+
+def _expect_unused(folder: Path) -> None:
+    """Raises UserError unless a folder is new, or empty, or a run ended in it before its first checkpoint."""
+    with _writing(folder):
+        if not folder.exists():
+            return
+        names = {path.name for path in folder.iterdir() if not TEMPORARY.fullmatch(path.name)}
+        saved = any((folder / "checkpoints").glob("*.safetensors"))
+    if names and (saved or ".lock" not in names or not names <= OURS):
+        raise UserError(f"--out: {folder} is not empty; choose another folder, or --resume to go on with the run in it")
 
 
 def _runs(system: str) -> list[Path]:

@@ -1,10 +1,13 @@
 """What samples are measured by while a run goes on: always by the same noise, so that scores can be compared."""
 
+from functools import cached_property
+
 import numpy as np
 
 import minigan as mg
 from minigan.metrics import ms_ssim_diversity, sliced_wasserstein
 from minigan.models import Generator
+from minigan.training.errors import UserError
 
 # How many images each side of a comparison has.
 COMPARED = 512
@@ -28,8 +31,19 @@ class Scores:
         return {
             "swd": float(np.mean(sliced_wasserstein(self.real, fake))),
             "ms_ssim": ms_ssim_diversity(fake),
-            "ms_ssim_data": ms_ssim_diversity(self.real),
+            "ms_ssim_data": self.likeness_of_data,
         }
+
+    @cached_property
+    def likeness_of_data(self) -> float:
+        return ms_ssim_diversity(self.real)
+
+    def expect_measurable(self) -> None:
+        """Raises UserError for images that the scores are not defined for: too small, or a single one."""
+        try:
+            _ = self.likeness_of_data
+        except ValueError as error:
+            raise UserError(f"--metrics-every: {error}") from None
 
     def _samples(self, generator: Generator) -> np.ndarray:
         """By random numbers of their own, so that measuring does not change the run."""

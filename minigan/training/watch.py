@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -37,11 +37,12 @@ class Watch:
         """Steps up to `steps`: a bar on a terminal, plain lines in a file or a pipe."""
         self.steps, self._logged_at = steps, time.perf_counter()
         hidden = self.quiet or not sys.stderr.isatty()
-        with (
-            tqdm(total=steps, initial=self.step, unit="step", disable=hidden) as self.bar,
-            closing(self.board) if self.board else nullcontext(),
-        ):
+        with tqdm(total=steps, initial=self.step, unit="step", disable=hidden) as self.bar:
             yield
+
+    def close(self) -> None:
+        if self.board:
+            self.board.close()
 
     def is_due(self, step: int) -> bool:
         """Whether the log gets a line of this step."""
