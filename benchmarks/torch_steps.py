@@ -29,7 +29,7 @@ VARIANTS = {"cpu": ("eager", "compiled"), "cuda": ("eager", "graphed", "compiled
 WARM_UP = 3  # steps before a capture: cuDNN's search, Adam's state
 
 
-# ---- networks: images are N C H W in channels_last memory, that is, N H W C -------------------------------------------
+# ---- networks: images are N C H W in channels_last memory, that is, N H W C ------------------------------------------
 
 
 class ToPixels(nn.Linear):
@@ -149,7 +149,7 @@ NETWORKS: dict[str, Callable[[Any], tuple[nn.Module, nn.Module]]] = {
 
 
 def _mirrored(array: np.ndarray, layer: nn.Module | None = None) -> np.ndarray:
-    """An image (N, H, W, C), or a parameter of a layer in minigan's order, turned by 180 degrees; twice is as before."""
+    """An image (N, H, W, C), or a parameter of a layer in minigan's order, mirrored; its own inverse."""
     if array.ndim == 4:
         return array[:, ::-1, ::-1]
     if isinstance(layer, ToPixels):  # weight (H W C, inputs), bias (H W C)
@@ -205,8 +205,8 @@ class Noise(NamedTuple):
 class Step:
     """A system in training. A subclass draws what it needs in `noises`, in the order of minigan's example.
 
-    settings: the example's. numbers: what the example draws once for a run. fixed_batch: the size of each batch. The
-    losses of `before_update` come before any update of the first step.
+    settings: the example's. numbers: what the example draws once for a run. batch: the size of every batch.
+    before_update: the losses of the first step that no update has touched yet.
     """
 
     before_update: tuple[str, ...]
@@ -226,19 +226,26 @@ class Step:
         if variant not in VARIANTS[self.kind]:
             raise ValueError(f"Step: expected one of {', '.join(VARIANTS[self.kind])} on {device}, got {variant!r}")
         set_precision(precision)
-        networks = (one.to(device, memory_format=torch.channels_last) for one in NETWORKS[system](settings))
-        self.generator, self.discriminator = networks
+        self.generator, self.discriminator = NETWORKS[system](settings)
+        self.networks = self.generator, self.discriminator
+        for network in self.networks:
+            network.to(device, memory_format=torch.channels_last)
         self.g: Callable[..., torch.Tensor] = self.generator
         self.d: Callable[..., torch.Tensor] = self.discriminator
         self.graphed = variant.endswith("graphed")
         self.compiled = variant.startswith("compiled")
         if self.compiled:
+            # Dynamo counts recompilations for each line of code, which all networks of all cases share, and silently
+            # goes on uncompiled after some; a fresh start for each case, and an error instead of the silence.
+            torch._dynamo.reset()
+            torch._dynamo.config.fail_on_recompile_limit_hit = True
             # max-autotune makes graphs of its own, of each network; none if the whole step becomes one.
             modes = {"cpu": "default", "cuda": "max-autotune-no-cudagraphs" if self.graphed else "max-autotune"}
-            self.g, self.d = (torch.compile(one, mode=modes[self.kind], dynamic=False) for one in networks_of(self))
+            self.g, self.d = (torch.compile(one, mode=modes[self.kind], dynamic=False) for one in self.networks)
         self.batch = batch
         self.rates = self._rates()
-        self.adam_d, self.adam_g = (self._adam(one, lr) for one, lr in zip(reversed(networks_of(self)), self.rates, strict=True))
+        self.adam_d = self._adam(self.discriminator, self.rates[0])
+        self.adam_g = self._adam(self.generator, self.rates[1])
         self.one, self.zero = self._target(1.0), self._target(0.0)
         self.noises = self._noises()
         self._replay: Callable[[], Losses] | None = None
@@ -307,7 +314,9 @@ class Step:
         expected = [tuple(noise.values.shape) for noise in self.noises]
         tensors = [to_torch(array) for array in arrays]
         if [tuple(one.shape) for one in tensors] != expected:
-            raise ValueError(f"load_draws: expected noise of shapes {expected}, got {[tuple(t.shape) for t in tensors]}")
+            raise ValueError(
+                f"load_draws: expected noise of shapes {expected}, got {[tuple(t.shape) for t in tensors]}"
+            )
         for noise, values in zip(self.noises, tensors, strict=True):
             noise.values.copy_(values)
 
@@ -328,7 +337,7 @@ class Step:
 
     def _state(self) -> list[torch.Tensor]:
         """All tensors that a step changes, but for the optimizers'."""
-        return [t for one in networks_of(self) for t in one.state_dict().values()]
+        return [t for one in self.networks for t in one.state_dict().values()]
 
     def capture(self, real: torch.Tensor) -> None:
         """Makes the whole step one CUDA graph, on this batch; the state is afterwards as before."""
@@ -360,10 +369,6 @@ class Step:
                     t.zero_()
 
 
-def networks_of(step: Step) -> tuple[nn.Module, nn.Module]:
-    return step.generator, step.discriminator
-
-
 def set_precision(precision: str) -> None:
     """What PyTorch may round, explicitly, and that cuDNN searches. They say nothing about a CPU."""
     torch.backends.cudnn.benchmark = True
@@ -375,10 +380,10 @@ class Cats(Step):
 
     before_update = ("loss_discriminator",)
     share = 1.0  # of the sum of both losses
+    steps = 0
 
     def __init__(self, *args: Any, **keywords: Any) -> None:
         super().__init__(*args, **keywords)
-        self.steps = 0
         self.high = self._target(self._smooth())
 
     def _smooth(self) -> float:
@@ -391,7 +396,7 @@ class Cats(Step):
         rates = super()._rates()
         if self.settings.halve_every is None:
             return rates
-        left = 0.5 ** (getattr(self, "steps", 0) / self.settings.halve_every)
+        left = 0.5 ** (self.steps / self.settings.halve_every)
         return rates[0] * left, rates[1] * left
 
     def run(self, real: torch.Tensor) -> Losses:

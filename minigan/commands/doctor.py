@@ -15,6 +15,8 @@ OPTIONAL = {
     "cupy-cuda12x": "NVIDIA GPUs (extra cuda12)",
     "cupy-cuda13x": "NVIDIA GPUs (extra cuda13)",
     "matplotlib": "plots of the losses (extra plot)",
+    "tensorboardX": "watching a run in TensorBoard (extra watch)",
+    "onnx": "exporting a generator (extra onnx)",
     "pytest": "the tests (extra test)",
     "torch": "comparisons with PyTorch (extra bench)",
 }

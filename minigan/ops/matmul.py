@@ -2,24 +2,57 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from minigan.backend import Array
+from minigan.backend import Array, dispatch
+from minigan.cpu import one_blas_thread, parallel_each
 from minigan.ops.reduce import sum_to
 from minigan.tensor import Op, Operand, Tensor, as_tensor, tensor_method
+
+# A product of at least so many multiplications is cut into so many pieces along its longer side, for as many threads.
+# How it is cut depends on the shape alone.
+WORTH_CUTTING = 1 << 20
+PIECES = 8
+
+
+def _product_cpu(a: Array, b: Array) -> Array:
+    with one_blas_thread():
+        if a.ndim > 2 or b.ndim > 2 or a.size * b.shape[1] < WORTH_CUTTING:
+            return a @ b
+        y = np.empty((len(a), b.shape[1]), a.dtype)
+        longer = max(y.shape)
+        edges = [longer * i // PIECES for i in range(PIECES + 1)]
+
+        def multiply(piece: slice) -> None:
+            if len(a) == longer:
+                np.matmul(a[piece], b, out=y[piece])
+            else:
+                np.matmul(a, b[:, piece], out=y[:, piece])
+
+        parallel_each(multiply, [slice(i, j) for i, j in pairwise(edges) if i < j])
+        return y
+
+
+def _product_cuda(device: str, a: Array, b: Array) -> Array:
+    return a @ b
+
+
+# product(device, a, b): (..., M, K), (..., K, N) -> (..., M, N), by BLAS, or cuBLAS on a GPU
+product = dispatch(cpu=_product_cpu, cuda=_product_cuda)
 
 
 @dataclass
 class Matmul(Op):
     """y = a @ b over the last two axes, the others broadcast: (..., M, K), (..., K, N) -> (..., M, N).
 
-    ga = gy @ b^T, gb = a^T @ gy, summed over the broadcast axes. The product itself is BLAS's (cuBLAS's on a GPU).
+    ga = gy @ b^T, gb = a^T @ gy, summed over the broadcast axes.
     """
 
     def forward(self, a: Array, b: Array) -> Array:
-        return a @ b
+        return product(self.device, a, b)
 
     def backward(self, gy: Tensor) -> tuple[Tensor | None, ...]:
         a, b = self.inputs
@@ -32,7 +65,9 @@ class Matmul(Op):
 
     @staticmethod
     def samples(rng: np.random.Generator) -> Iterator[tuple[tuple[np.ndarray, ...], dict[str, Any]]]:
-        for a, b in (((7, 19), (19, 33)), ((1, 1), (1, 1)), ((5, 3, 7), (7, 2)), ((2, 1, 3, 4), (5, 4, 2))):
+        shapes = [((7, 19), (19, 33)), ((1, 1), (1, 1)), ((5, 3, 7), (7, 2)), ((2, 1, 3, 4), (5, 4, 2))]
+        shapes += [((129, 90), (90, 95)), ((3, 70), (70, 5001))]  # cut into pieces
+        for a, b in shapes:
             yield (rng.standard_normal(a), rng.standard_normal(b)), {}
 
 

@@ -263,7 +263,9 @@ def _expect_unused(folder: Path) -> None:
     with _writing(folder):
         if not folder.exists():
             return
-        names = {path.name for path in folder.iterdir() if not TEMPORARY.fullmatch(path.name)}
+        if (folder / ".lock").exists():
+            serialization.remove_stale(folder)
+        names = {path.name for path in folder.iterdir()}
         saved = any((folder / "checkpoints").glob("*.safetensors"))
     if names and (saved or ".lock" not in names or not names <= OURS):
         raise UserError(f"--out: {folder} is not empty; choose another folder, or --resume to go on with the run in it")
@@ -305,7 +307,7 @@ def _differences(old: Mapping[str, Any], options: Options[Any]) -> list[str]:
     """What is not as it was, in words."""
     new = _configuration(options)
     settings = new.pop("settings")
-    if options.from_step is not None:
+    if options.from_step is not None and options.seed_is_given:
         del new["seed"]
     old_settings = old.get("settings") or {}
     pairs = [(name, old.get(name), value) for name, value in new.items()]

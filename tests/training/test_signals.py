@@ -1,0 +1,250 @@
+"""A run that is interrupted: by SIGINT or SIGTERM, which save it, or by `kill -9`, which cannot be helped.
+
+Real processes, at random moments; and all places of a run, in this process.
+"""
+
+import os
+import random
+import re
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from processes import (
+    assert_same_log,
+    assert_same_state,
+    end,
+    last_checkpoint,
+    steps_in_log,
+    temporaries,
+    training,
+    wait_for_step,
+)
+
+from minigan.training import loop, run, watch
+
+Train = Callable[..., None]
+
+MANY = "1000000"
+
+
+def assert_whole_log(folder: str, steps: int) -> None:
+    log = Path(folder, "log.csv").read_bytes().decode()
+    assert log.endswith("\n")
+    assert "\r" not in log
+    assert len({line.count(",") for line in log.splitlines()}) == 1
+    assert steps_in_log(folder) == list(range(1, steps + 1))
+
+
+def test_twenty_five_signals_at_random_moments(train_example: Train) -> None:
+    rng = random.Random(0)
+    numbers = [signal.SIGTERM] * 20 + [signal.SIGINT] * 5
+    rng.shuffle(numbers)
+    step = 0
+    for i, number in enumerate(numbers):
+        # Saving all the time, or only when the signal asks for it; then most of the time goes into samples.
+        often = {"checkpoint_every": 1, "sample_every": 3} if i % 2 else {"checkpoint_every": 10**6, "sample_every": 1}
+        resume = ["--resume"] if i else []
+        with training("--out", "run", "--steps", MANY, *resume, **often) as process:
+            wait_for_step(process, "run", step + 1)
+            time.sleep(rng.uniform(0, 0.1))
+            seen = steps_in_log("run")[-1]
+            out, err = end(process, number)
+            assert (process.returncode, err) == (128 + number, "")
+        step = steps_in_log("run")[-1]
+        assert step >= seen
+        assert last_checkpoint("run")[1]["step"] == step
+        assert out.endswith(f"stopped after step {step}, which is saved; go on with --resume --out run\n")
+        assert temporaries("run") == []
+    assert_whole_log("run", step)
+    train_example("cats", "--out", "run", "--quiet", "--steps", str(step + 3), "--resume")
+    train_example("cats", "--out", "whole", "--quiet", "--steps", str(step + 3))
+    assert_same_state("run", "whole")
+    assert_same_log("run", "whole")
+
+
+def test_ten_kills_at_random_moments(train_example: Train) -> None:
+    rng = random.Random(1)
+    step = 0
+    for i in range(10):
+        resume = ["--resume"] if i else []
+        with training("--out", "run", "--steps", MANY, *resume, checkpoint_every=1, sample_every=1) as process:
+            wait_for_step(process, "run", step + 2)  # so that one at least is saved
+            time.sleep(rng.uniform(0, 0.1))
+            end(process, signal.SIGKILL)
+            assert process.returncode == -signal.SIGKILL
+        step = last_checkpoint("run")[1]["step"]
+        assert steps_in_log("run")[-1] in (step, step + 1)
+    # What a kill can leave, and perhaps none of these did.
+    for name in (".config.json", "checkpoints/.000001.safetensors", "samples/.000001.png"):
+        Path("run", f"{name}.0123456789abcdef.part").write_bytes(b"half")
+    with open("run/log.csv", "a") as log:
+        log.write(f"{step + 1},0,0,0.5")
+    train_example("cats", "--out", "run", "--quiet", "--steps", str(step + 3), "--resume")
+    train_example("cats", "--out", "whole", "--quiet", "--steps", str(step + 3))
+    assert temporaries("run") == []
+    assert_whole_log("run", step + 3)
+    assert_same_state("run", "whole")
+    assert_same_log("run", "whole")
+
+
+# Where a run can be when a signal comes: (object, function, the call at whose beginning it comes).
+PLACES: dict[str, tuple[Any, str, int]] = {
+    "making the folder": (run, "_surroundings", 1),
+    "first grid": (watch.Watch, "show_samples", 1),
+    "step": (loop._Training, "_one_step", 3),
+    "log": (watch.Watch, "log", 3),
+    "samples": (watch.Watch, "show_samples", 2),
+    "scores": (loop.Scores, "all", 1),
+    "best": (run.Run, "save_best", 1),
+    "checkpoint": (run.Run, "save_checkpoint", 1),
+    "last step": (loop._Training, "_one_step", 7),
+    "film": (run, "film", 1),
+    "plot": (run, "plot_losses", 1),
+    "last score": (loop._Training, "_finish", 1),
+}
+
+
+def test_a_signal_at_each_place_of_a_run(
+    train_example: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    options = ["--metrics-every", "3"]
+    train_example("cats", "--out", "whole", "--quiet", *options)
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    for i, (place, (owner, name, turn)) in enumerate(PLACES.items()):
+        number = (signal.SIGINT, signal.SIGTERM)[i % 2]
+        with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
+            patch.setattr(owner, name, interrupted(getattr(owner, name), turn, number))
+            train_example("cats", "--out", place, *options)
+        assert ended.value.code == 128 + number, place
+        assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers, place
+        said, errors = capsys.readouterr()
+        step = steps_in_log(place)[-1]
+        assert errors == "", place
+        assert last_checkpoint(place)[1]["step"] == step, place
+        assert Path(place, "samples", f"{step:06d}.png").exists(), place
+        assert (f"stopped after step {step}, which is saved" in said) == (step < 7), place
+        assert Path(place, "progress.gif").exists() == (step == 7), place
+        train_example("cats", "--out", place, "--quiet", "--resume", *options)
+        assert Path(place, "progress.gif").exists(), place
+        assert_same_state(place, "whole")
+        assert_same_log(place, "whole")
+
+
+def interrupted(function: Callable[..., Any], turn: int, number: int) -> Callable[..., Any]:
+    """The same, but that this process sends itself a signal at the beginning of one call."""
+    calls = []
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        calls.append(number)
+        if len(calls) == turn:
+            os.kill(os.getpid(), number)
+        return function(*arguments, **named)
+
+    return call
+
+
+WAITS = 'print("here", flush=True); time.sleep(30)'
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_before_training_leaves_nothing(train_example: Train, number: signal.Signals) -> None:
+    changes = f"before(loop.Scores, 'distance', lambda turn: exec({WAITS!r}))"
+    with training("--out", "run", "--quiet", changes=changes) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "here\n"
+        _, err = end(process, number, timeout=5)
+    if number == signal.SIGINT:
+        assert (process.returncode, err) == (130, "stopped before training began: there is nothing to save\n")
+    else:  # the usual death, for which a shell says 143, too
+        assert (process.returncode, err) == (-signal.SIGTERM, "")
+    assert not Path("run").exists()
+
+
+def test_a_second_ctrl_c_ends_at_once(train_example: Train) -> None:
+    changes = f"before(module.Cats, 'step', lambda turn: exec({WAITS!r}) if turn == 4 else None)"
+    with training("--out", "run", "--quiet", changes=changes, checkpoint_every=2) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "here\n"
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        assert process.poll() is None
+        started = time.monotonic()
+        assert end(process, signal.SIGINT, timeout=10) == ("", "")
+        assert time.monotonic() - started < 2
+        assert process.returncode == -signal.SIGINT  # for which a shell says 130
+    assert last_checkpoint("run")[1]["step"] == 2
+    train_example("cats", "--out", "run", "--quiet", "--resume")
+    train_example("cats", "--out", "whole", "--quiet")
+    assert_same_state("run", "whole")
+
+
+def test_a_run_killed_before_its_first_checkpoint_does_not_block_its_folder(
+    train_example: Train, capsys: pytest.CaptureFixture
+) -> None:
+    train_example("cats", "--out", "whole", "--quiet")
+    for folder, place, turn in (
+        ("a", "serialization, 'write_whole'", 1),  # the first file is config.json
+        ("b", "watch.Watch, 'show_samples'", 1),
+        ("c", "module.Cats, 'step'", 2),
+    ):
+        changes = f"before({place}, lambda turn: os.kill(os.getpid(), signal.SIGKILL) if turn == {turn} else None)"
+        with training("--out", folder, "--quiet", changes=changes) as process:
+            assert end(process) == ("", "")
+            assert process.returncode == -signal.SIGKILL
+        Path(folder, ".config.json.0123456789abcdef.part").write_bytes(b"half")
+        assert Path(folder, ".lock").exists()
+        with pytest.raises(SystemExit) as refused:
+            train_example("cats", "--out", folder, "--resume")
+        assert refused.value.code == 2
+        assert f"no run with a checkpoint in {folder}; start it without --resume" in capsys.readouterr().err
+        train_example("cats", "--out", folder, "--quiet")
+        assert temporaries(folder) == []
+        assert_same_state(folder, "whole")
+        assert_same_log(folder, "whole")
+
+
+def test_only_a_run_without_a_checkpoint_is_written_over(train_example: Train, capsys: pytest.CaptureFixture) -> None:
+    train_example("cats", "--out", "run", "--quiet")
+    Path("other").mkdir()
+    Path("other/.lock").touch()
+    Path("other/notes.txt").write_text("theirs")
+    Path("lockless/checkpoints").mkdir(parents=True)
+    for folder in ("run", "other", "lockless"):
+        before = {path: path.stat().st_mtime_ns for path in Path(folder).rglob("*")}
+        with pytest.raises(SystemExit) as refused:
+            train_example("cats", "--out", folder)
+        assert refused.value.code == 2
+        assert f"--out: {folder} is not empty" in capsys.readouterr().err
+        assert {path: path.stat().st_mtime_ns for path in Path(folder).rglob("*")} == before
+
+
+def test_a_folder_belongs_to_one_process_until_that_ends(train_example: Train, capsys: pytest.CaptureFixture) -> None:
+    changes = f"before(module.Cats, 'step', lambda turn: exec({WAITS!r}) if turn == %d else None)"
+    # Before it has a checkpoint, and after.
+    for turn, folder in ((1, "new"), (4, "old")):
+        with training("--out", folder, "--quiet", changes=changes % turn, checkpoint_every=2) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "here\n"
+            before = sorted(Path(folder).rglob("*"))
+            with pytest.raises(SystemExit) as refused:
+                train_example("cats", "--out", folder, *(["--resume"] if turn > 2 else []))
+            assert refused.value.code == 2
+            error = capsys.readouterr().err
+            assert re.fullmatch(f"dcgan_cats.py: error: --out: {folder} is in use by another run, which .*\n", error)
+            assert sorted(Path(folder).rglob("*")) == before
+            end(process, signal.SIGKILL)
+        train_example("cats", "--out", folder, "--quiet", *(["--resume"] if turn > 2 else []))
+    assert_same_state("new", "old")
+
+
+def test_a_disk_without_locks_can_be_trained_on(train_example: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(file: object, how: int) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(run.fcntl, "flock", none)
+    train_example("cats", "--out", "run", "--quiet")
+    assert last_checkpoint("run")[1]["step"] == 7
