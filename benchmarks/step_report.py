@@ -13,6 +13,8 @@ from report import OK, WRONG, geometric_mean, plotter
 from timing import Spread
 
 Run = Mapping[str, Any]
+# More processors than this kept busy by others, and the times describe the operating system.
+BUSY = 0.1
 
 
 @dataclass
@@ -41,7 +43,8 @@ class SideResult:
 class CaseResult:
     """All competitors in one case.
 
-    ratio: the best of PyTorch's median times over minigan's; above 1, minigan is faster. ratio_memory: the same side's peak over minigan's.
+    ratio: the best of PyTorch's median times over minigan's; above 1, minigan is faster. ratio_memory: the same side's
+    peak over minigan's. others: how many processors other processes kept busy during the timing.
     """
 
     system: str
@@ -54,6 +57,7 @@ class CaseResult:
     ratio: float | None = None
     best_peer: str | None = None
     ratio_memory: float | None = None
+    others: float | None = None
 
     def compare(self, rate: float) -> None:
         """Fills in what follows from the times. rate: operations a second of a matrix product."""
@@ -117,6 +121,11 @@ def text(runs: Sequence[Run]) -> str:
     reasons = []
     for r in all_results(runs):
         ours = next((one["seconds"] for one in r["sides"] if one["name"] == "minigan"), None)
+        if r["others"] is not None and r["others"] > BUSY:
+            reasons.append(
+                f"not to be trusted: {_case(r)}, {r['threads']} threads: meanwhile others kept {r['others']:.1f} "
+                "processors busy, and threads that wait for each other then wait for the operating system"
+            )
         for one in r["sides"]:
             rows.append(_row(r, one, ours))
             if one["reason"]:

@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,12 +89,16 @@ def drawn_and_run(step: Any, real: Any) -> Mapping[str, Any]:
     return step.run(real)
 
 
+class TookTooLong(BaseException):
+    """Not an Exception: torch.compile catches those, and tells another story about them."""
+
+
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raises TimeoutError inside after so many seconds; only the main thread can have it."""
+    """Raises TookTooLong inside after so many seconds; only the main thread can have it."""
 
     def stop(*_: Any) -> None:
-        raise TimeoutError(f"took longer than {seconds:g} s")
+        raise TookTooLong(f"more than {seconds:g} s, see --compile-seconds")
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, seconds)
@@ -151,6 +156,25 @@ def time_steps(
             repeats = max(1, round(SAMPLE_SECONDS / estimate))
             samples[side.name].append(sample(side, repeats, estimate < UNTIMED_BELOW))
     return {name: Spread.of(values) for name, values in samples.items()}
+
+
+@contextmanager
+def other_work(result: CaseResult) -> Iterator[None]:
+    """Notes how many processors other processes kept busy inside; nothing where the system does not tell."""
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        yield
+        return
+
+    def now() -> tuple[float, float]:
+        user, nice, system, _, _, *interrupts = map(int, stat.read_text().splitlines()[0].split()[1:9])
+        busy = (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
+        return busy - time.process_time(), time.perf_counter()
+
+    others, start = now()
+    yield
+    others_after, end = now()
+    result.others = max(0.0, (others_after - others) / (end - start))
 
 
 # ---- memory ----------------------------------------------------------------------------------------------------------
@@ -283,14 +307,15 @@ class Bench:
             step_and_real = self._judged(case, variant, known, one)
             if one.status == OK:
                 step, images = step_and_real
-                sides.append(Side(one.name, lambda step=step, images=images: drawn_and_run(step, images)))
+                sides.append(Side(one.name, partial(drawn_and_run, step, images)))
             elif variant == "eager" and one.status == WRONG:
                 # Both sides do something else, and nobody knows which of them is right.
                 ours.fail(SKIPPED, "not timed: PyTorch's step does something else")
                 return
         by_name = {one.name: one for one in result.sides}
-        wait = wait_for(case.device)
-        for name, spread in time_steps(sides, self.seconds, wait, random.Random(case.name)).items():
+        with other_work(result):
+            times = time_steps(sides, self.seconds, wait_for(case.device), random.Random(case.name))
+        for name, spread in times.items():
             by_name[name].seconds = spread
         for side in sides:
             last = {name: float(value) for name, value in side.call().items() if "loss" in name}
@@ -306,7 +331,7 @@ class Bench:
             with time_limit(self.compile_seconds) if special else nullcontext():
                 step, real = torch_side(case, variant, known.numbers)
                 verdict = judge(case, step, real, known)
-        except Exception as error:
+        except (Exception, TookTooLong) as error:
             if not special:
                 raise
             # torch.compile and captures fail in many ways (no compiler, an operation, time): one line says which.

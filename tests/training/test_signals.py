@@ -9,7 +9,9 @@ import re
 import signal
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -31,64 +33,69 @@ Train = Callable[..., None]
 MANY = "1000000"
 
 
-def assert_whole_log(folder: str, steps: int) -> None:
-    log = Path(folder, "log.csv").read_bytes().decode()
-    assert log.endswith("\n")
-    assert "\r" not in log
-    assert len({line.count(",") for line in log.splitlines()}) == 1
-    assert steps_in_log(folder) == list(range(1, steps + 1))
-
-
-def test_twenty_five_signals_at_random_moments(train_example: Train) -> None:
-    rng = random.Random(0)
-    numbers = [signal.SIGTERM] * 20 + [signal.SIGINT] * 5
-    rng.shuffle(numbers)
+def interrupt(folder: str, numbers: list[int]) -> int:
+    """A run that gets a signal, goes on, gets the next one ...; returns the step that it stands at in the end."""
+    rng = random.Random(folder)
     step = 0
     for i, number in enumerate(numbers):
         # Saving all the time, or only when the signal asks for it; then most of the time goes into samples.
         often = {"checkpoint_every": 1, "sample_every": 3} if i % 2 else {"checkpoint_every": 10**6, "sample_every": 1}
-        resume = ["--resume"] if i else []
-        with training("--out", "run", "--steps", MANY, *resume, **often) as process:
-            wait_for_step(process, "run", step + 1)
+        with training("--out", folder, "--steps", MANY, *["--resume"] * (i > 0), **often) as process:
+            wait_for_step(process, folder, step + 1)
             time.sleep(rng.uniform(0, 0.1))
-            seen = steps_in_log("run")[-1]
+            seen = steps_in_log(folder)[-1]
             out, err = end(process, number)
             assert (process.returncode, err) == (128 + number, "")
-        step = steps_in_log("run")[-1]
+        step = steps_in_log(folder)[-1]
         assert step >= seen
-        assert last_checkpoint("run")[1]["step"] == step
-        assert out.endswith(f"stopped after step {step}, which is saved; go on with --resume --out run\n")
-        assert temporaries("run") == []
-    assert_whole_log("run", step)
-    train_example("cats", "--out", "run", "--quiet", "--steps", str(step + 3), "--resume")
-    train_example("cats", "--out", "whole", "--quiet", "--steps", str(step + 3))
-    assert_same_state("run", "whole")
-    assert_same_log("run", "whole")
+        assert last_checkpoint(folder)[1]["step"] == step
+        assert out.endswith(f"stopped after step {step}, which is saved; go on with --resume --out {folder}\n")
+        assert temporaries(folder) == []
+    return step
 
 
-def test_ten_kills_at_random_moments(train_example: Train) -> None:
-    rng = random.Random(1)
+def kill(folder: str, times: int) -> int:
+    """The same with `kill -9`, which may lose a step that is not yet saved."""
+    rng = random.Random(folder)
     step = 0
-    for i in range(10):
-        resume = ["--resume"] if i else []
-        with training("--out", "run", "--steps", MANY, *resume, checkpoint_every=1, sample_every=1) as process:
-            wait_for_step(process, "run", step + 2)  # so that one at least is saved
+    for i in range(times):
+        often = {"checkpoint_every": 1, "sample_every": 1}
+        with training("--out", folder, "--steps", MANY, *["--resume"] * (i > 0), **often) as process:
+            wait_for_step(process, folder, step + 2)  # so that one at least is saved
             time.sleep(rng.uniform(0, 0.1))
             end(process, signal.SIGKILL)
             assert process.returncode == -signal.SIGKILL
-        step = last_checkpoint("run")[1]["step"]
-        assert steps_in_log("run")[-1] in (step, step + 1)
+        step = last_checkpoint(folder)[1]["step"]
+        assert steps_in_log(folder)[-1] in (step, step + 1)
     # What a kill can leave, and perhaps none of these did.
     for name in (".config.json", "checkpoints/.000001.safetensors", "samples/.000001.png"):
-        Path("run", f"{name}.0123456789abcdef.part").write_bytes(b"half")
-    with open("run/log.csv", "a") as log:
+        Path(folder, f"{name}.0123456789abcdef.part").write_bytes(b"half")
+    with open(f"{folder}/log.csv", "a") as log:
         log.write(f"{step + 1},0,0,0.5")
-    train_example("cats", "--out", "run", "--quiet", "--steps", str(step + 3), "--resume")
-    train_example("cats", "--out", "whole", "--quiet", "--steps", str(step + 3))
-    assert temporaries("run") == []
-    assert_whole_log("run", step + 3)
-    assert_same_state("run", "whole")
-    assert_same_log("run", "whole")
+    return step
+
+
+def test_signals_and_kills_at_random_moments_change_nothing(train_example: Train) -> None:
+    numbers: list[int] = [signal.SIGTERM] * 20 + [signal.SIGINT] * 5
+    random.Random(0).shuffle(numbers)
+    with ThreadPoolExecutor(2) as pool:  # two processes at a time
+        runs = {
+            "a": pool.submit(interrupt, "a", numbers[:12]),
+            "b": pool.submit(interrupt, "b", numbers[12:]),
+            "killed": pool.submit(kill, "killed", 10),
+        }
+    steps = 3 + max(run.result() for run in runs.values())
+    train_example("cats", "--out", "whole", "--quiet", "--steps", str(steps))
+    for folder in runs:
+        train_example("cats", "--out", folder, "--quiet", "--steps", str(steps), "--resume")
+        assert temporaries(folder) == []
+        log = Path(folder, "log.csv").read_bytes().decode()
+        assert log.endswith("\n")
+        assert "\r" not in log
+        assert len({line.count(",") for line in log.splitlines()}) == 1
+        assert steps_in_log(folder) == list(range(1, steps + 1))
+        assert_same_state(folder, "whole")
+        assert_same_log(folder, "whole")
 
 
 # Where a run can be when a signal comes: (object, function, the call at whose beginning it comes).
@@ -113,14 +120,28 @@ def test_a_signal_at_each_place_of_a_run(
 ) -> None:
     options = ["--metrics-every", "3"]
     train_example("cats", "--out", "whole", "--quiet", *options)
-    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+    def deadly(number: int, frame: FrameType | None) -> None:
+        raise AssertionError("this would have been the end")
+
+    before = [(number, signal.signal(number, deadly)) for number in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        check_each_place(train_example, monkeypatch, capsys, options)
+        assert [signal.getsignal(number) for number, _ in before] == [deadly] * 2
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+
+
+def check_each_place(
+    train_example: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, options: list[str]
+) -> None:
     for i, (place, (owner, name, turn)) in enumerate(PLACES.items()):
         number = (signal.SIGINT, signal.SIGTERM)[i % 2]
         with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
             patch.setattr(owner, name, interrupted(getattr(owner, name), turn, number))
             train_example("cats", "--out", place, *options)
         assert ended.value.code == 128 + number, place
-        assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers, place
         said, errors = capsys.readouterr()
         step = steps_in_log(place)[-1]
         assert errors == "", place
