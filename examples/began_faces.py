@@ -49,8 +49,8 @@ PRESETS = {
         sample_every=Epochs(1),
         checkpoint_every=Epochs(1),
     ),
-    # A fifth as wide, for images half as high: minutes on a CPU. Small networks soon draw one face whatever z is; a slower
-    # generator and a gamma that asks for variety keep some. k moves faster, for it has less time.
+    # A fifth as wide, for images half as high: minutes on a CPU. Small networks soon draw one face whatever z is; a
+    # slower generator and a gamma that asks for variety keep some. k moves faster, for it has less time.
     "small": BeganSettings(
         image_size=(32, 32),
         batch_size=16,

@@ -22,9 +22,9 @@ from minigan.ops.geometry import Geometry
 
 # A block of gathered rows should stay in a core's second-level cache,
 BLOCK_BYTES = 1 << 20
-# but have so many rows that the product with it is worth BLAS's repacking of the filters.
+# but have so many rows, at best, that the product with it is worth BLAS's repacking of the filters.
 BLOCK_ROWS = 256
-# Every layer is cut into so many blocks at least, if it has the rows, for as many threads.
+# A layer is cut into so many blocks at least, for as many threads, if that leaves half of these rows to each.
 BLOCKS = 8
 # The weight gradient is summed in so many partial sums at most, of so many bytes together.
 PARTIAL_SUMS = 8
@@ -80,7 +80,7 @@ class Patches:
         self.arguments = (p, q, *step, *offset, r, s)
         # How the rows are cut depends on the shape alone, so results do not depend on the number of threads.
         fits = max(BLOCK_ROWS, BLOCK_BYTES // max(1, self.width * self.x.itemsize))
-        self.block = max(1, min(fits, max(BLOCK_ROWS // 4, -(-self.rows // BLOCKS)), self.rows))
+        self.block = max(1, min(fits, max(BLOCK_ROWS // 2, -(-self.rows // BLOCKS)), self.rows))
         self.blocks = -(-self.rows // self.block)
 
     def make(self, block: int) -> tuple[slice, Array]:
