@@ -14,10 +14,11 @@ The tolerance of a loss, relative, u being the largest rounding of a factor of a
   which finds both sides equal to nine digits in float64, sees up to 2e-2 in float32, and allows 5e-2; as here.
 
 The tolerance of the moves: the difference of both sides' moves of a network's weights, over minigan's own move
-(Euclidean norms). A forgotten update, or one twice as long, gives 1; moves that go the other way for a share f of the
-weights, 2 sqrt(f). Without batch norm 0.1 is allowed. With it, kinks and Adam's first steps change the sign of up to
-1 % of the moves where a batch is one or two images (0.2), and biases before batch norm have no effect, so they go where
-the rounding of their gradient sends them. 0.5 is allowed there, and wherever factors are rounded.
+(Euclidean norms). A forgotten update, one of two, gives 0.5, an update twice as long 1; moves that go the other way for
+a share f of the weights, 2 sqrt(f). Without batch norm 0.1 is allowed. With it, kinks and Adam's first steps change the
+sign of up to 1 % of the moves where a batch is one or two images (0.2), and biases before batch norm have no effect, so
+they go where the rounding of their gradient sends them. 0.35 is allowed there, and 0.5 wherever factors are rounded, of
+which nothing was measured yet.
 """
 
 import importlib.util
@@ -51,7 +52,7 @@ GENERATED_ONCE = ("cats", "simpsons")
 
 ROUNDING = {"float32": 2.0**-24, "tf32": 2.0**-11, "bf16": 2.0**-9}
 FORWARD, UPDATED, BATCH_NORM, MOST = 256, 2048, 5e-2, 0.2
-MOVES, MOVES_ROUGH = 0.1, 0.5
+MOVES, MOVES_BATCH_NORM, MOVES_ROUNDED = 0.1, 0.35, 0.5
 JUDGED_STEPS = 2
 
 
@@ -198,7 +199,9 @@ def loss_tolerance(case: Case, untouched: bool) -> float:
 
 
 def moves_tolerance(case: Case) -> float:
-    return MOVES_ROUGH if case.system in WITH_BATCH_NORM or case.precision != "float32" else MOVES
+    if case.precision != "float32":
+        return MOVES_ROUNDED
+    return MOVES_BATCH_NORM if case.system in WITH_BATCH_NORM else MOVES
 
 
 @dataclass(frozen=True)
@@ -230,7 +233,7 @@ def judge(case: Case, side: Any, real: Any, known: Record) -> Verdict:
     ):
         difference, moved = _norms(before, after, torch_steps.weights(network))
         share = difference / moved
-        0 or ((share / moves_tolerance(case), f"the {name}'s weights moved otherwise, by {share:.1%}"))
+        found.append((share / moves_tolerance(case), f"the {name}'s weights moved otherwise, by {share:.1%}"))
     # NaN first: it is not larger than any number.
     return Verdict(*max(found, key=lambda one: (not np.isfinite(one[0]), one[0])))
 

@@ -477,7 +477,7 @@ class Began(Step):
         self.k = torch.zeros((), device=self.device)
 
     def _rates(self) -> tuple[float, float]:
-        return self.settings.lr, self.settings.lr
+        return self.settings.lr, self.settings.lr * self.settings.generator_share
 
     def _state(self) -> list[torch.Tensor]:
         return [*super()._state(), self.k]

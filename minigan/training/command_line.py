@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,8 @@ from minigan.backend import (
     set_matmul_precision,
 )
 from minigan.ops.geometry import Pair
+from minigan.training.errors import UserError
+from minigan.training.folders import latest_run
 from minigan.training.settings import Settings
 
 S = TypeVar("S", bound=Settings)
@@ -40,7 +43,6 @@ class Options(Generic[S]):
     out: Path | None
     leave_out: Path | None
     seed: int
-    seed_is_given: bool
     average: float | None
     metrics_every: int | None
     keep: int
@@ -61,6 +63,11 @@ def command_line(
     given = parser.parse_args(arguments)
     if given.from_step and not given.resume:
         parser.error("--from: expected --resume with it")
+    said_preset = given.preset
+    if given.resume:
+        _recall(given, system)
+        if given.preset not in (None, *presets):
+            parser.error(f"--resume: expected a run of preset {' or '.join(presets)}, got {given.preset!r}")
     try:
         chosen = default_device() if given.device == "auto" else None
         device = str(chosen) if chosen else resolve_device(given.device)
@@ -76,7 +83,8 @@ def command_line(
     }
     if not given.quiet:
         print(f"device: {device}" + (f" ({chosen.reason})" if chosen else ""))
-        print(f"preset: {preset}" + ("" if given.preset else f" (the default on {device}; see --preset)"))
+        reason = "" if said_preset else " (as before)" if given.preset else f" (the default on {device}; see --preset)"
+        print(f"preset: {preset}{reason}")
     return Options(
         system=system,
         preset=preset,
@@ -87,7 +95,6 @@ def command_line(
         out=given.out,
         leave_out=given.leave_out,
         seed=given.seed or 0,
-        seed_is_given=given.seed is not None,
         average=given.average,
         metrics_every=given.metrics_every,
         keep=given.keep,
@@ -96,6 +103,30 @@ def command_line(
         from_step=given.from_step,
         quiet=given.quiet,
     )
+
+
+def _recall(given: argparse.Namespace, system: str) -> None:
+    """Sets what was not said now to what the run that is resumed was started with."""
+    try:
+        old = json.loads(((given.out or latest_run(system)) / "config.json").read_text())
+        settings = old["settings"]
+        before = {
+            "preset": old["preset"],
+            "data": old["data"] and Path(old["data"]),
+            "leave_out": old["leave_out"] and Path(old["leave_out"]),
+            "average": old["average"],
+            "seed": old["seed"],
+            "steps": old["planned_steps"],
+            "batch_size": settings["batch_size"],
+            "image_size": tuple(settings["image_size"]),
+        }
+    except UserError as error:
+        fail(str(error))
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # opening the run, later, says what is wrong with it
+    for name, value in before.items():
+        if getattr(given, name) is None:
+            setattr(given, name, value)
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -139,7 +170,9 @@ def _parser(system: str, description: str, presets: list[str]) -> argparse.Argum
     )
     add("--keep", type=_count, default=3, metavar="N", help="how many checkpoints to keep, the last ones (3)")
     add("--tensorboard", action="store_true", help="write for TensorBoard, too (extra watch)")
-    add("--resume", action="store_true", help="go on from the last checkpoint in --out, or in the latest run")
+    add(
+        "--resume", action="store_true", help="go on from the last checkpoint in --out, or in the latest run, as it was"
+    )
     add(
         "--from",
         type=_count,

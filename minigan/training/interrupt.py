@@ -19,9 +19,12 @@ class Interrupt:
 
 @contextmanager
 def deferred_interrupts() -> Iterator[Interrupt]:
-    """Inside the `with` block SIGINT and SIGTERM only set the Interrupt."""
+    """Inside the `with` block SIGINT, SIGTERM and SIGHUP (a closed terminal) only set the Interrupt."""
     interrupt = Interrupt()
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield interrupt
     finally:

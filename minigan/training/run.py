@@ -30,6 +30,7 @@ from PIL import Image
 from minigan import serialization
 from minigan.training.command_line import Options
 from minigan.training.errors import UserError
+from minigan.training.folders import PLACE, latest_run, runs_of
 from minigan.training.pictures import film
 from minigan.training.plots import plot_losses
 from minigan.training.system import Curves
@@ -86,7 +87,7 @@ class Run:
         Raises UserError where there is none, or where options differ. Going back to an earlier step removes what came
         after it, and may change the seed.
         """
-        folder = options.out or _latest(options.system)
+        folder = options.out or latest_run(options.system)
         if not (folder / "config.json").exists() or not checkpoints_in(folder):
             raise UserError(f"--resume: no run with a checkpoint in {folder}; start it without --resume")
         with ExitStack() as on_error:
@@ -244,9 +245,9 @@ def _make_folder(options: Options[Any]) -> Path:
         with _writing(options.out):
             options.out.mkdir(parents=True, exist_ok=True)
         return options.out
-    number = 1 + max((int(p.name.rpartition("-")[2]) for p in _runs(options.system)), default=0)
+    number = 1 + max((int(p.name.rpartition("-")[2]) for p in runs_of(options.system)), default=0)
     while True:  # another run may take the same number at the same moment
-        folder = Path("runs") / f"{options.system}-{number:04d}"
+        folder = PLACE / f"{options.system}-{number:04d}"
         try:
             with _writing(folder):
                 folder.parent.mkdir(exist_ok=True)
@@ -269,17 +270,6 @@ def _expect_unused(folder: Path) -> None:
         saved = any((folder / "checkpoints").glob("*.safetensors"))
     if names and (saved or ".lock" not in names or not names <= OURS):
         raise UserError(f"--out: {folder} is not empty; choose another folder, or --resume to go on with the run in it")
-
-
-def _runs(system: str) -> list[Path]:
-    return sorted(Path("runs").glob(f"{system}-[0-9][0-9][0-9][0-9]"))
-
-
-def _latest(system: str) -> Path:
-    runs = _runs(system)
-    if not runs:
-        raise UserError(f"--resume: there is no run runs/{system}-NNNN here; name its folder with --out")
-    return runs[-1]
 
 
 def _plain(value: Any) -> Any:
@@ -307,7 +297,7 @@ def _differences(old: Mapping[str, Any], options: Options[Any]) -> list[str]:
     """What is not as it was, in words."""
     new = _configuration(options)
     settings = new.pop("settings")
-    if options.from_step is not None and options.seed_is_given:
+    if options.from_step is not None:
         del new["seed"]
     old_settings = old.get("settings") or {}
     pairs = [(name, old.get(name), value) for name, value in new.items()]
