@@ -73,7 +73,7 @@ def test_what_came_after_is_forgotten_and_comes_again_as_it_was(train: Train) ->
     assert steps_in_log("run") == [1, 2, 3]
     assert steps_in_metrics("run") == [2]
     assert Path("run/health.log").read_text() == "step 3: found early\n"
-    train("run", "--metrics-every", "2", "--resume")
+    train("run", "--metrics-every", "2", "--resume", "--steps", "7")
     assert_same_state("run", "whole")
     assert_same_log("run", "whole")
     assert Path("run/metrics.csv").read_bytes() == Path("whole/metrics.csv").read_bytes()

@@ -194,14 +194,14 @@ def test_a_disk_that_is_full_for_a_whole_file(
 
         with monkeypatch.context() as patch:
             patch.setattr(serialization, "open", full, raising=False)
-            error = failure(capsys, train_example, *SCORED, folder, "--resume")
+            error = failure(capsys, train_example, *SCORED, folder, "--resume", "--steps", "7")
         message = rf"{folder}/{name}\S*: cannot be written: No space left on device; the disk of {folder}\S* is full"
         assert re.search(message, error)
         assert temporaries(folder) == []
         assert before <= set(Path(folder, "checkpoints").iterdir())
         for path in Path(folder, "checkpoints").iterdir():
             serialization.load_checkpoint(path)
-        train_example(*SCORED, folder, "--resume")
+        train_example(*SCORED, folder, "--resume", "--steps", "7")
         assert Path(folder, "progress.gif").exists()
         assert_same_state(folder, "whole")
         assert_same_log(folder, "whole")
@@ -221,13 +221,13 @@ def test_a_disk_that_is_full_for_a_line(
         with monkeypatch.context() as patch:
             patch.setattr(run.Run, "_cut", lambda self, name, step: None)  # it would put a file in its place
             patch.setattr(Health, "watch_losses", lambda self, step, values: [f"step {step}: found"])
-            error = failure(capsys, train_example, *SCORED, folder, "--resume")
+            error = failure(capsys, train_example, *SCORED, folder, "--resume", "--steps", "7")
         assert error == f"dcgan_cats.py: error: --out: {folder}/{name}: cannot be written: No space left on device\n"
         assert temporaries(folder) == []
         assert last_checkpoint(folder)[1]["step"] == 3
         path.unlink()
         path.write_bytes(content)
-        train_example(*SCORED, folder, "--resume")
+        train_example(*SCORED, folder, "--resume", "--steps", "7")
         assert_same_state(folder, "whole")
         assert_same_log(folder, "whole")
 
