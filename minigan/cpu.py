@@ -17,13 +17,19 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cache, update_wrapper
+from functools import cache, partial, update_wrapper
+from itertools import pairwise
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
+
+# Less work than this is not worth a second thread, which takes some tens of microseconds to get at it: elements of an
+# array that is read and written once, and operations of a matrix product.
+ELEMENTS_PER_THREAD = 65_536
+OPERATIONS_PER_THREAD = 8_000_000
 
 # What may be reordered to make use of vector instructions. Not "nnan" or "ninf": a NaN has to come through as a NaN.
 FAST_MATH = {"reassoc", "contract", "arcp", "nsz"}
@@ -80,38 +86,76 @@ def thread_count() -> int:
     )
 
 
+class _Team:
+    """Threads that wait for work. Handing out a share costs some tens of microseconds, a third of what futures take."""
+
+    def __init__(self, size: int) -> None:
+        self.shares: SimpleQueue[tuple[Callable[[], None], SimpleQueue[BaseException | None]]] = SimpleQueue()
+        for i in range(size):
+            threading.Thread(target=self._work, name=f"minigan-{i}", daemon=True).start()
+
+    def _work(self) -> None:
+        while True:
+            share, done = self.shares.get()
+            error = None
+            try:
+                share()
+            except BaseException as raised:  # it is the caller's, and raised there
+                error = raised
+            done.put(error)
+            del share, done, error  # or the last share's arrays would live until the next one
+
+    def run(self, shares: Sequence[Callable[[], None]]) -> None:
+        """Calls all shares, the first in this thread; returns when all are done. Raises what one of them raised."""
+        done: SimpleQueue[BaseException | None] = SimpleQueue()
+        for share in shares[1:]:
+            self.shares.put((share, done))
+        try:
+            shares[0]()
+        finally:
+            errors = [done.get() for _ in shares[1:]]
+        for error in errors:
+            if error is not None:
+                raise error
+
+
 @cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max(thread_count() - 1, 1), "minigan")
+def _team() -> _Team:
+    return _Team(max(thread_count() - 1, 1))
 
 
 # A forked child has no threads: it must make its own.
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.cache_clear)
+    os.register_at_fork(after_in_child=_team.cache_clear)
 
 
 def parallel(kernel: Callable[..., None], count: int, *arguments: Any, grain: int = 1) -> None:
     """Runs kernel(start, stop, *arguments) over 0 ... count - 1 on all threads; no share is smaller than `grain`."""
     shares = max(1, min(thread_count(), count // grain))
+    if shares == 1:
+        kernel(0, count, *arguments)
+        return
     edges = [count * i // shares for i in range(shares + 1)]
-    tasks = [_pool().submit(kernel, edges[i], edges[i + 1], *arguments) for i in range(1, shares)]
-    kernel(edges[0], edges[1], *arguments)
-    for task in tasks:
-        task.result()
+    _team().run([partial(kernel, start, stop, *arguments) for start, stop in pairwise(edges)])
 
 
-def parallel_each(work: Callable[[Any], None], items: Sequence[Any]) -> None:
-    """Calls work(item) for all items, on all threads; each takes the next item when it is free for one."""
+def parallel_each(work: Callable[[Any], None], items: Sequence[Any], operations: int | None = None) -> None:
+    """Calls work(item) for all items, on all threads; each takes the next item when it is free for one.
+
+    operations: about how many arithmetic operations all of it takes. Little work is done by this thread alone.
+    """
     shared = iter(items)
 
     def run() -> None:
         for item in shared:
             work(item)
 
-    tasks = [_pool().submit(run) for _ in range(min(thread_count(), len(items)) - 1)]
-    run()
-    for task in tasks:
-        task.result()
+    alone = operations is not None and operations < OPERATIONS_PER_THREAD
+    shares = 1 if alone else min(thread_count(), len(items))
+    if shares <= 1:
+        run()
+    else:
+        _team().run([run] * shares)
 
 
 class _Scratch(threading.local):
@@ -171,10 +215,6 @@ def one_blas_thread() -> Iterator[None]:
             _blas_users -= 1
             if _blas_users == 0:
                 set_(_blas_threads)
-
-
-# Flat loops over fewer elements than this are not worth a second thread.
-ELEMENTS_PER_THREAD = 16_384
 
 
 def parallel_flat(kernel: Callable[..., None], *arguments: Any) -> None:

@@ -108,7 +108,7 @@ def forward(x: Array, w: Array, g: Geometry, bias: Array | None = None) -> Array
             rows[at] += bias
 
     with one_blas_thread():
-        parallel_each(multiply, range(patches.blocks))
+        parallel_each(multiply, range(patches.blocks), g.operations)
     return y
 
 
@@ -126,7 +126,7 @@ def weight_grad(x: Array, gy: Array, g: Geometry) -> Array:
             np.add(sums[i], rows[at].T @ values, out=sums[i])
 
     with one_blas_thread():
-        parallel_each(add_up, range(count))
+        parallel_each(add_up, range(count), g.operations)
     total = sums[0].copy() if count > 1 else sums[0]
     for i in range(1, count):
         total += sums[i]
@@ -195,7 +195,7 @@ def _input_grad_by_parity(gy: Array, w: Array, g: Geometry) -> Array:
             _place_loop(at.start, at.stop, values @ filters, *class_, g.stride_h, g.stride_w, gx)
 
     with one_blas_thread():
-        parallel_each(multiply, products)
+        parallel_each(multiply, products, g.operations)
     return gx
 
 
@@ -234,5 +234,5 @@ def _input_grad_narrow(gy: Array, w: Array, g: Geometry) -> Array:
         _sum_taps_loop(planes, *sizes, gx[n])
 
     with one_blas_thread():
-        parallel_each(multiply, range(g.n))
+        parallel_each(multiply, range(g.n), g.operations)
     return gx

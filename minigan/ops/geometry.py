@@ -38,6 +38,11 @@ class Geometry:
         return self.k, self.r, self.s, self.c
 
     @property
+    def operations(self) -> int:
+        """Multiplications and additions of each of the three passes, those with padding included."""
+        return 2 * self.n * self.p * self.q * self.k * self.r * self.s * self.c
+
+    @property
     def y_shape(self) -> tuple[int, int, int, int]:
         return self.n, self.p, self.q, self.k
 

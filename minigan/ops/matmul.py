@@ -32,7 +32,7 @@ def _product_cpu(a: Array, b: Array) -> Array:
             else:
                 np.matmul(a, b[:, piece], out=y[:, piece])
 
-        parallel_each(multiply, [slice(i, j) for i, j in pairwise(edges) if i < j])
+        parallel_each(multiply, [slice(i, j) for i, j in pairwise(edges) if i < j], 2 * a.size * b.shape[1])
         return y
 
 
