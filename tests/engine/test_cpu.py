@@ -74,7 +74,7 @@ def test_a_forked_child_makes_threads_of_its_own() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore", DeprecationWarning
-        )  # Python 3.12 warns: there are threads, and that is the point
+        )  # Python 3.12 warns: there are threads
         child = os.fork()
     if child == 0:
         done: list[int] = []
