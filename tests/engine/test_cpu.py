@@ -72,9 +72,7 @@ def test_a_forked_child_makes_threads_of_its_own() -> None:
     cpu.parallel_each(lambda item: time.sleep(0.001), range(6))
     reading, writing = os.pipe()
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", DeprecationWarning
-        )  # Python 3.12 warns: there are threads
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns: there are threads
         child = os.fork()
     if child == 0:
         done: list[int] = []
