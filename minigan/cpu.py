@@ -218,7 +218,11 @@ def one_blas_thread() -> Iterator[None]:
 
 
 def parallel_flat(kernel: Callable[..., None], *arguments: Any) -> None:
-    """Runs an elementwise kernel over flat views of its array arguments, all contiguous and of one size."""
+    """Runs an elementwise kernel over flat views of its array arguments, all contiguous and of one size.
+
+    Its index should be unsigned, as in `range(np.uintp(start), np.uintp(stop))`: a signed one might count from the end,
+    and the provision for that keeps the loop from using vector instructions.
+    """
     flat = [a.reshape(-1) if isinstance(a, np.ndarray) else a for a in arguments]
     size = next(a.size for a in flat if isinstance(a, np.ndarray))
     parallel(kernel, size, *flat, grain=ELEMENTS_PER_THREAD)

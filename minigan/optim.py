@@ -16,7 +16,7 @@ BLOCK_ELEMENTS = 2048  # how many a block of adam.cu updates
 
 @jit
 def _adam_loop(start, stop, w, g, m, v, rate, keep1, keep2, epsilon):  # type: ignore[no-untyped-def]
-    for i in range(start, stop):
+    for i in range(np.uintp(start), np.uintp(stop)):
         m[i] += keep1 * (g[i] - m[i])
         v[i] += keep2 * (g[i] * g[i] - v[i])
         w[i] -= rate * m[i] / (np.sqrt(v[i]) + epsilon)

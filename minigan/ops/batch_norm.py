@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from minigan.backend import Array, array_module, contiguous, dispatch
-from minigan.cpu import jit, parallel
+from minigan.cpu import ELEMENTS_PER_THREAD, jit, parallel
 from minigan.kernel_launch import C_REALS, launch
 from minigan.ops.reduce import mean
 from minigan.tensor import Fused, Tensor
@@ -76,12 +76,17 @@ def _chunks(x: Array) -> tuple[int, int]:
     return rows, -(-len(x) // rows)
 
 
+def _grain(x: Array, rows: int = 1) -> int:
+    """How many times `rows` rows of x are worth a thread."""
+    return max(1, ELEMENTS_PER_THREAD // (rows * x.shape[1]))
+
+
 def _moments_cpu(x: Array) -> tuple[Array, Array]:
     """(..., C) -> mean (C,) and biased variance (C,), as float64; by chunks, combined after Chan et al., 1983."""
     x = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
     rows, count = _chunks(x)
     means, squares = np.empty((2, count, x.shape[1]), x.dtype)
-    parallel(_moments_loop, count, x, rows, means, squares)
+    parallel(_moments_loop, count, x, rows, means, squares, grain=_grain(x, rows))
     means = means + x[::rows].astype(np.float64)
     sizes = np.full((count, 1), rows, np.float64)
     sizes[-1] = len(x) - (count - 1) * rows
@@ -96,7 +101,7 @@ def _normalize_cpu(x: Array, average: Array, scale: Array, beta: Array) -> Array
     centre = average.astype(x.dtype)
     beta = beta - scale * (average - centre)  # what the mean lost by rounding
     centre, scale, beta = (np.ascontiguousarray(a, x.dtype) for a in (centre, scale, beta))
-    parallel(_normalize_loop, len(flat), flat, centre, scale, beta, y.reshape(flat.shape), grain=64)
+    parallel(_normalize_loop, len(flat), flat, centre, scale, beta, y.reshape(flat.shape), grain=_grain(flat))
     return y
 
 
@@ -107,7 +112,7 @@ def _gradients_cpu(x: Array, gamma: Array, average: Array, inverse: Array, gy: A
     rows, count = _chunks(flat_x)
     centre = average.astype(x.dtype)
     sums, products = np.empty((2, count, x.shape[-1]), x.dtype)
-    parallel(_gradient_sums_loop, count, flat_x, flat_gy, centre, rows, sums, products)
+    parallel(_gradient_sums_loop, count, flat_x, flat_gy, centre, rows, sums, products, grain=_grain(flat_x, rows))
     gbeta = sums.sum(0, dtype=np.float64)
     ggamma = (products.sum(0, dtype=np.float64) - (average - centre) * gbeta) * inverse
     # gx = gamma / sigma (gy - mean(gy) - x^ mean(gy x^)), where x^ = (x - mean) / sigma
@@ -125,7 +130,7 @@ def _gradients_cpu(x: Array, gamma: Array, average: Array, inverse: Array, gy: A
         x_scale,
         shift,
         gx.reshape(flat_x.shape),
-        grain=64,
+        grain=_grain(flat_x),
     )
     return gx, ggamma.astype(x.dtype), gbeta.astype(x.dtype)
 

@@ -39,8 +39,7 @@ def _gather_loop(start, stop, first, x, p, q, step_h, step_w, top, left, r, s, o
     """Row i: the r x s pixels from (oh step_h + top, ow step_w + left) on, where first + i is output pixel (n, oh, ow).
 
     In NHWC the s pixels of a filter row lie side by side, so each is one copy of a run, with zeros where it leaves the
-    image. Positions are unsigned: for signed ones Numba provides for negative indices, and the copies are no longer
-    vectorised.
+    image. Positions are unsigned for the reason that `parallel_flat` has.
     """
     _, height, width, channels = x.shape
     source, target = x.reshape(-1), out.reshape(-1)

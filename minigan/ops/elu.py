@@ -15,8 +15,16 @@ Samples = Iterator[tuple[tuple[np.ndarray, ...], dict[str, Any]]]
 
 
 # NumPy's exponential takes several elements at once, which a loop compiled by Numba does not. It is called for so many,
-# which stay in a core's cache from one pass to the next.
+# which stay in a core's cache until they are read again.
 CHUNK = 16_384
+
+
+@jit
+def _choose_loop(start, stop, x, alpha, y):  # type: ignore[no-untyped-def]
+    """y, which is e^x - 1, becomes x where that is positive, and alpha y elsewhere."""
+    for i in range(np.uintp(start), np.uintp(stop)):
+        below = alpha * y[i]
+        y[i] = x[i] if x[i] > 0 else below
 
 
 def _elu_cpu(x: Array, alpha: float) -> Array:
@@ -25,10 +33,9 @@ def _elu_cpu(x: Array, alpha: float) -> Array:
 
     def chunk(start: int) -> None:
         at, to = source[start : start + CHUNK], target[start : start + CHUNK]
-        np.expm1(np.minimum(at, 0, out=to), out=to)
-        if alpha != 1:
-            to *= x.dtype.type(alpha)
-        to += np.maximum(at, 0)
+        with np.errstate(over="ignore"):  # of large positive x, where it is not used
+            np.expm1(at, out=to)
+        _choose_loop(0, len(at), at, x.dtype.type(alpha), to)
 
     parallel_each(chunk, range(0, x.size, CHUNK))
     return y
@@ -36,7 +43,7 @@ def _elu_cpu(x: Array, alpha: float) -> Array:
 
 @jit
 def _elu_grad_loop(start, stop, y, gy, alpha, gx):  # type: ignore[no-untyped-def]
-    for i in range(start, stop):
+    for i in range(np.uintp(start), np.uintp(stop)):
         gx[i] = gy[i] if y[i] > 0 else gy[i] * (y[i] + alpha)
 
 

@@ -16,7 +16,7 @@ Samples = Iterator[tuple[tuple[np.ndarray, ...], dict[str, Any]]]
 
 @jit
 def _scale_negative_loop(start, stop, condition, x, slope, y):  # type: ignore[no-untyped-def]
-    for i in range(start, stop):
+    for i in range(np.uintp(start), np.uintp(stop)):
         # A slope of 0 gives 0 for infinity too; a NaN stays one.
         y[i] = x[i] if condition[i] > 0 else 0 if slope == 0 and x[i] == x[i] else slope * x[i]
 

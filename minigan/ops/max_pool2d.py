@@ -18,21 +18,23 @@ Windows = tuple[Pair, Pair, Pair]  # kernel, stride, padding
 
 @jit
 def _max_pool_loop(start, stop, x, kh, kw, sh, sw, ph, pw, y, index):  # type: ignore[no-untyped-def]
+    """For rows start ... stop - 1 of all images' outputs: the maxima so far, tap by tap, for all channels at once."""
     _, h, w, channels = x.shape
     _, p, q, _ = y.shape
     for row in range(start, stop):
         n, i = row // p, row % p
         for j in range(q):
-            for c in range(channels):
-                best, where = -np.inf, -1
-                for a in range(max(i * sh - ph, 0), min(i * sh - ph + kh, h)):
-                    for b in range(max(j * sw - pw, 0), min(j * sw - pw + kw, w)):
-                        value = x[n, a, b, c]
+            best, where = y[n, i, j], index[n, i, j]
+            first = True
+            for a in range(max(i * sh - ph, 0), min(i * sh - ph + kh, h)):
+                for b in range(max(j * sw - pw, 0), min(j * sw - pw + kw, w)):
+                    values, position = x[n, a, b], np.int32(a * w + b)
+                    for c in range(channels):
                         # The first of equals wins; a NaN wins over everything.
-                        if where < 0 or value > best or value != value:
-                            best, where = value, a * w + b
-                y[n, i, j, c] = best
-                index[n, i, j, c] = where
+                        better = first or values[c] > best[c] or values[c] != values[c]
+                        best[c] = values[c] if better else best[c]
+                        where[c] = position if better else where[c]
+                    first = False
 
 
 def _output_shape(x: Array, kernel: Pair, stride: Pair, padding: Pair) -> tuple[int, ...]:

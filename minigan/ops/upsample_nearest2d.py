@@ -7,19 +7,53 @@ from typing import Any
 import numpy as np
 
 from minigan.backend import Array, array_module, contiguous, dispatch
+from minigan.cpu import ELEMENTS_PER_THREAD, jit, parallel
 from minigan.kernel_launch import launch_elements
 from minigan.tensor import Op, Tensor
 
 Samples = Iterator[tuple[tuple[np.ndarray, ...], dict[str, Any]]]
 
 
+@jit
+def _upsample_loop(start, stop, x, scale, y):  # type: ignore[no-untyped-def]
+    """Rows start ... stop - 1 of all images of y."""
+    _, height, width, channels = y.shape
+    for row in range(start, stop):
+        n, i = row // height, row % height
+        for j in range(width):
+            for c in range(channels):
+                y[n, i, j, c] = x[n, i // scale, j // scale, c]
+
+
+@jit
+def _sum_blocks_loop(start, stop, x, scale, y):  # type: ignore[no-untyped-def]
+    """Rows start ... stop - 1 of all images of y."""
+    _, height, width, channels = y.shape
+    for row in range(start, stop):
+        n, i = row // height, row % height
+        for j in range(width):
+            y[n, i, j] = 0
+            for a in range(scale):
+                for b in range(scale):
+                    for c in range(channels):
+                        y[n, i, j, c] += x[n, i * scale + a, j * scale + b, c]
+
+
 def _upsample_cpu(x: Array, scale: int) -> Array:
-    return x.repeat(scale, axis=1).repeat(scale, axis=2)
+    n, h, w, c = x.shape
+    return _by_rows(_upsample_loop, x, scale, (n, h * scale, w * scale, c))
 
 
 def _sum_blocks_cpu(x: Array, scale: int) -> Array:
     n, h, w, c = x.shape
-    return x.reshape(n, h // scale, scale, w // scale, scale, c).sum(axis=(2, 4))
+    return _by_rows(_sum_blocks_loop, x, scale, (n, h // scale, w // scale, c))
+
+
+def _by_rows(loop: jit, x: Array, scale: int, shape: tuple[int, ...]) -> Array:
+    y = np.empty(shape, x.dtype)
+    grain = max(1, ELEMENTS_PER_THREAD * len(y) * y.shape[1] // max(1, x.size + y.size))
+    parallel(loop, len(y) * y.shape[1], np.ascontiguousarray(x), scale, y, grain=grain)
+    return y
 
 
 def _upsample_cuda(device: str, x: Array, scale: int) -> Array:
