@@ -8,7 +8,6 @@ gradient is as differentiable as anything else: second derivatives need no furth
 """
 
 import itertools
-import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Union
 
 import numpy as np
 
+from minigan import debugging
 from minigan.backend import (
     Array,
     DeviceError,
@@ -65,37 +65,6 @@ def set_grad_enabled(on: bool) -> Iterator[None]:
 def no_grad() -> Any:
     """`with no_grad():` computes without recording: no gradients, and nothing kept for them."""
     return set_grad_enabled(False)
-
-
-# ---- whether values are checked --------------------------------------------------------------------------------------
-
-_checking = os.environ.get("MINIGAN_DEBUG") == "1"
-
-
-@contextmanager
-def set_debug(on: bool) -> Iterator[None]:
-    """Inside a `with` block, FloatingPointError names the op whose result, or gradient, is the first not to be finite.
-
-    MINIGAN_DEBUG=1 in the environment does so for a whole program. It takes time: on a GPU each op is waited for.
-    """
-    global _checking
-    before, _checking = _checking, on
-    try:
-        yield
-    finally:
-        _checking = before
-
-
-def _check_finite(what: str, result: "Tensor", made_of: Sequence[tuple[str, "Tensor"]]) -> None:
-    with on_device(result.device):
-        if not array_module(result.device).isfinite(result.data).all():
-            sources = "".join(f"; {name} of {_finiteness(t)}" for name, t in made_of)
-            raise FloatingPointError(f"{what} of {_finiteness(result)}{sources}")
-
-
-def _finiteness(t: "Tensor") -> str:
-    bad = t.size - int(array_module(t.device).isfinite(t.data).sum())
-    return f"{t._kind()}: " + (f"{bad:,} of {t.size:,} values not finite" if bad else "all finite")
 
 
 # ---- tensors -------------------------------------------------------------------------------------------------------
@@ -398,8 +367,8 @@ class Op:
             y = self.forward(*(t.data for t in inputs))
         # NumPy turns arrays without dimensions into scalars.
         y = Tensor(y if is_cuda(self.device) else np.asarray(y), device=self.device)
-        if _checking:
-            _check_finite(f"{self._name()}: output", y, [(f"input {i}", t) for i, t in enumerate(inputs)])
+        if debugging.checking:
+            debugging.check_finite(f"{self._name()}: output", y, [(f"input {i}", t) for i, t in enumerate(inputs)])
         for t in inputs:
             if _owner(t.data) is _owner(y.data):  # a view: a change of one is a change of the other
                 y._versions = t._versions
@@ -617,7 +586,7 @@ def _backward(
             gy = gradients.get(id(op)) if is_goal else gradients.pop(id(op), None)
             if gy is not None:
                 op.needed = tuple(_wanted(t, goals, leads) for t in op.inputs)
-                found = _checked_backward(op, gy) if _checking else op.backward(gy)
+                found = debugging.checked_backward(op, gy) if debugging.checking else op.backward(gy)
                 for x, gx, needed in zip(op.inputs, found, op.needed, strict=True):
                     if needed and gx is not None:
                         if gx.shape != x.shape:
@@ -627,19 +596,6 @@ def _backward(
                 op.free()
         if goals is None:
             _accumulate(leaves, gradients, roots, create_graph)
-    return gradients
-
-
-def _checked_backward(op: Op, gy: Tensor) -> tuple[Tensor | None, ...]:
-    """op.backward(gy), with every value checked to be finite."""
-    what = f"backward of {op._name()}"
-    try:
-        gradients = op.backward(gy)
-    except FloatingPointError as error:  # in one of the ops that it is written with
-        raise FloatingPointError(f"{what}, with gy of {_finiteness(gy)}: {error}") from None
-    for i, gx in enumerate(gradients):
-        if gx is not None:
-            _check_finite(f"{what}: gradient of input {i}", gx, [("gy", gy)])
     return gradients
 
 

@@ -76,15 +76,6 @@ def _put_loop(start, stop, gy, index, gx):  # type: ignore[no-untyped-def]
                 gx[n, index[n, i, c], c] += gy[n, i, c]
 
 
-@jit
-def _take_loop(start, stop, x, index, y):  # type: ignore[no-untyped-def]
-    """y (N, P Q, C) = x (N, H W, C) at the positions `index` of its images."""
-    for n in range(start, stop):
-        for i in range(y.shape[1]):
-            for c in range(y.shape[2]):
-                y[n, i, c] = x[n, index[n, i, c], c]
-
-
 def _pixels(x: Array) -> Array:
     """(N, H, W, C) -> (N, H W, C)."""
     return np.ascontiguousarray(x).reshape(len(x), -1, x.shape[-1])
@@ -97,9 +88,7 @@ def _scatter_cpu(gy: Array, index: Array, size: Pair, windows: Windows) -> Array
 
 
 def _gather_cpu(x: Array, index: Array, windows: Windows) -> Array:
-    y = np.empty(index.shape, x.dtype)
-    parallel(_take_loop, len(x), _pixels(x), _pixels(index), _pixels(y))
-    return y
+    return np.take_along_axis(_pixels(x), _pixels(index), 1).reshape(index.shape)
 
 
 def _scatter_cuda(device: str, gy: Array, index: Array, size: Pair, windows: Windows) -> Array:

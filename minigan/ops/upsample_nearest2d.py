@@ -15,17 +15,6 @@ Samples = Iterator[tuple[tuple[np.ndarray, ...], dict[str, Any]]]
 
 
 @jit
-def _upsample_loop(start, stop, x, scale, y):  # type: ignore[no-untyped-def]
-    """Rows start ... stop - 1 of all images of y."""
-    _, height, width, channels = y.shape
-    for row in range(start, stop):
-        n, i = row // height, row % height
-        for j in range(width):
-            for c in range(channels):
-                y[n, i, j, c] = x[n, i // scale, j // scale, c]
-
-
-@jit
 def _sum_blocks_loop(start, stop, x, scale, y):  # type: ignore[no-untyped-def]
     """Rows start ... stop - 1 of all images of y."""
     _, height, width, channels = y.shape
@@ -40,19 +29,14 @@ def _sum_blocks_loop(start, stop, x, scale, y):  # type: ignore[no-untyped-def]
 
 
 def _upsample_cpu(x: Array, scale: int) -> Array:
-    n, h, w, c = x.shape
-    return _by_rows(_upsample_loop, x, scale, (n, h * scale, w * scale, c))
+    return x.repeat(scale, axis=1).repeat(scale, axis=2)
 
 
 def _sum_blocks_cpu(x: Array, scale: int) -> Array:
     n, h, w, c = x.shape
-    return _by_rows(_sum_blocks_loop, x, scale, (n, h // scale, w // scale, c))
-
-
-def _by_rows(loop: jit, x: Array, scale: int, shape: tuple[int, ...]) -> Array:
-    y = np.empty(shape, x.dtype)
-    grain = max(1, ELEMENTS_PER_THREAD * len(y) * y.shape[1] // max(1, x.size + y.size))
-    parallel(loop, len(y) * y.shape[1], np.ascontiguousarray(x), scale, y, grain=grain)
+    y = np.empty((n, h // scale, w // scale, c), x.dtype)
+    grain = max(1, ELEMENTS_PER_THREAD // (scale * w * c)) if x.size else 1
+    parallel(_sum_blocks_loop, n * y.shape[1], np.ascontiguousarray(x), scale, y, grain=grain)
     return y
 
 

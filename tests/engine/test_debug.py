@@ -14,7 +14,8 @@ import minigan as mg
 import minigan.functional as F
 from minigan import nn
 from minigan.backend import Array
-from minigan.tensor import Fused, Tensor, set_debug
+from minigan.debugging import set_debug
+from minigan.tensor import Fused, Tensor
 
 Function = Callable[..., Any]
 

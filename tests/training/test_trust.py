@@ -17,7 +17,7 @@ from processes import assert_same_log, assert_same_state, end, last_checkpoint, 
 
 import minigan as mg
 from minigan import serialization
-from minigan.tensor import set_debug
+from minigan.debugging import set_debug
 from minigan.training import run
 from minigan.training.health import Health
 from minigan.training.system import System
