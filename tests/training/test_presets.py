@@ -92,6 +92,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "gamma": 0.5,
         "step_of_k": 0.001,
         "lr": 1e-4,
+        "generator_share": 1.0,
         "lr_decay": 0.9,
         "least_lr": 1e-5,
     },
