@@ -120,18 +120,8 @@ def _gradients_cpu(x: Array, gamma: Array, average: Array, inverse: Array, gy: A
     x_scale = -gy_scale * inverse * ggamma / len(flat_x)
     shift = -gy_scale * gbeta / len(flat_x) - x_scale * (average - centre)
     gy_scale, x_scale, shift = (a.astype(x.dtype) for a in (gy_scale, x_scale, shift))
-    parallel(
-        _combine_loop,
-        len(flat_x),
-        flat_gy,
-        gy_scale,
-        flat_x,
-        centre,
-        x_scale,
-        shift,
-        gx.reshape(flat_x.shape),
-        grain=_grain(flat_x),
-    )
+    arguments = flat_gy, gy_scale, flat_x, centre, x_scale, shift, gx.reshape(flat_x.shape)
+    parallel(_combine_loop, len(flat_x), *arguments, grain=_grain(flat_x))
     return gx, ggamma.astype(x.dtype), gbeta.astype(x.dtype)
 
 

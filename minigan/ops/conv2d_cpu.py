@@ -30,6 +30,11 @@ BLOCKS = 8
 PARTIAL_SUMS = 8
 PARTIAL_BYTES = 64 << 20
 
+# With so many input channels, the weight gradient is a product for each tap, if the pixels that it reads take no more
+# than this.
+WIDE = 128
+TAP_BYTES = 4 << 20
+
 # With fewer input channels than this, the input gradient's products would be too narrow for BLAS.
 NARROW = 8
 
@@ -113,6 +118,26 @@ def forward(x: Array, w: Array, g: Geometry, bias: Array | None = None) -> Array
 
 def weight_grad(x: Array, gy: Array, g: Geometry) -> Array:
     """(N, H, W, C), (N, P, Q, K) -> (K, R, S, C)."""
+    wide = g.c >= WIDE and g.n * g.p * g.q * g.c * x.itemsize <= TAP_BYTES
+    return _weight_grad_by_tap(x, gy, g) if wide else _weight_grad_by_block(x, gy, g)
+
+
+def _weight_grad_by_tap(x: Array, gy: Array, g: Geometry) -> Array:
+    """gw of a tap is the product of gy with the pixels that the tap reads: no partial sums, which are large here."""
+    x, gw, rows = np.ascontiguousarray(x), np.empty(g.w_shape, x.dtype), gy.reshape(-1, g.k).T
+
+    def multiply(tap: tuple[int, int]) -> None:
+        pixels = scratch((rows.shape[1], g.c), x.dtype)
+        offset = tap[0] - g.top, tap[1] - g.left
+        _gather_loop(0, len(pixels), 0, x, g.p, g.q, g.stride_h, g.stride_w, *offset, 1, 1, pixels)
+        np.matmul(rows, pixels, out=gw[:, tap[0], tap[1]])
+
+    with one_blas_thread():
+        parallel_each(multiply, [(a, b) for a in range(g.r) for b in range(g.s)], g.operations)
+    return gw
+
+
+def _weight_grad_by_block(x: Array, gy: Array, g: Geometry) -> Array:
     patches, rows = _input_patches(x, g), gy.reshape(-1, g.k)
     size = max(1, g.k * patches.width * x.itemsize)
     count = max(1, min(PARTIAL_SUMS, patches.blocks, PARTIAL_BYTES // size))
@@ -126,10 +151,7 @@ def weight_grad(x: Array, gy: Array, g: Geometry) -> Array:
 
     with one_blas_thread():
         parallel_each(add_up, range(count), g.operations)
-    total = sums[0].copy() if count > 1 else sums[0]
-    for i in range(1, count):
-        total += sums[i]
-    return np.ascontiguousarray(total.reshape(g.w_shape))
+    return sums.sum(0).reshape(g.w_shape)
 
 
 def input_grad(gy: Array, w: Array, g: Geometry, bias: Array | None = None) -> Array:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ def _product_cpu(a: Array, b: Array) -> Array:
             return a @ b
         y = np.empty((len(a), b.shape[1]), a.dtype)
         longer = max(y.shape)
-        edges = [longer * i // PIECES for i in range(PIECES + 1)]
+        pieces = [slice(longer * i // PIECES, longer * (i + 1) // PIECES) for i in range(PIECES)]
 
         def multiply(piece: slice) -> None:
             if len(a) == longer:
@@ -32,7 +31,7 @@ def _product_cpu(a: Array, b: Array) -> Array:
             else:
                 np.matmul(a, b[:, piece], out=y[:, piece])
 
-        parallel_each(multiply, [slice(i, j) for i, j in pairwise(edges) if i < j], 2 * a.size * b.shape[1])
+        parallel_each(multiply, pieces, 2 * a.size * b.shape[1])
         return y
 
 

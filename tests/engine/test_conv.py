@@ -451,3 +451,18 @@ def test_wrong_number_of_threads(wrong: str, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(ValueError, match="MINIGAN_NUM_THREADS") as error:
         cpu.thread_count()
     assert_one_line(error, f"got '{wrong}'")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_weight_gradient_by_tap_is_that_by_block(dtype: type) -> None:
+    rng = np.random.default_rng(0)
+    for shape, weight, stride, padding in (
+        ((3, 7, 5, 130), (19, 5, 3, 130), (2, 1), "same"),
+        ((2, 4, 4, 128), (33, 4, 4, 128), (1, 1), "valid"),
+        ((1, 1, 9, 129), (1, 3, 3, 129), (3, 2), 2),
+    ):
+        g = geometry.convolution("test", shape, weight, stride, padding)
+        x, gy = rng.standard_normal(g.x_shape).astype(dtype), rng.standard_normal(g.y_shape).astype(dtype)
+        by_tap, by_block = (f(x, gy, g) for f in (conv2d_cpu._weight_grad_by_tap, conv2d_cpu._weight_grad_by_block))
+        np.testing.assert_allclose(by_tap, by_block, rtol=0, atol=200 * np.finfo(dtype).eps * np.abs(by_block).max())
+        np.testing.assert_array_equal(conv2d_cpu.weight_grad(x, gy, g), by_tap)  # the choice for so many channels
