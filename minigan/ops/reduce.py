@@ -19,10 +19,9 @@ ROWS = 64
 
 @jit
 def _sum_rows_loop(start, stop, x, sums):  # type: ignore[no-untyped-def]
-    """For chunks start ... stop - 1 of x (M, C): the sums over their rows."""
+    """For chunks start ... stop - 1 of x (M, C): the sums over their rows, added to `sums`."""
     for chunk in range(start, stop):
         total = sums[chunk]
-        total[:] = 0
         for i in range(chunk * ROWS, min((chunk + 1) * ROWS, len(x))):
             for c in range(x.shape[1]):
                 total[c] += x[i, c]
@@ -30,7 +29,7 @@ def _sum_rows_loop(start, stop, x, sums):  # type: ignore[no-untyped-def]
 
 def _sum_rows(x: Array) -> Array:
     """(M, C) -> (C,): what a bias gets as its gradient, and the commonest sum by far."""
-    sums = np.empty((-(-len(x) // ROWS), x.shape[1]), x.dtype)
+    sums = np.zeros((-(-len(x) // ROWS), x.shape[1]), x.dtype)
     grain = max(1, ELEMENTS_PER_THREAD // (ROWS * x.shape[1]))
     parallel(_sum_rows_loop, len(sums), np.ascontiguousarray(x), sums, grain=grain)
     return sums.sum(0, dtype=np.float64).astype(x.dtype)
@@ -46,7 +45,8 @@ class Sum(Op):
     saved_inputs = ()
 
     def forward(self, x: Array) -> Array:
-        if isinstance(x, np.ndarray) and x.ndim > 1 and x.size and self.axis == tuple(range(x.ndim - 1)):
+        all_but_last = isinstance(self.axis, tuple) and self.axis == tuple(range(x.ndim - 1))
+        if isinstance(x, np.ndarray) and x.ndim > 1 and x.size and all_but_last:
             y = _sum_rows(x.reshape(-1, x.shape[-1]))
             return y.reshape(_kept(x.shape, self.axis)) if self.keepdims else y
         # NumPy adds up leading axes one by one, which in float32 loses digits; CuPy adds in a tree.
