@@ -26,8 +26,8 @@ from typing import Any
 
 import numpy as np
 
-# Less work than this is not worth a second thread, which takes some tens of microseconds to get at it: elements of an
-# array that is read and written once, and operations of a matrix product.
+# Less work than this is not worth a second thread, which has to wake up for it: elements of an array that is read and
+# written once, and operations of a matrix product.
 ELEMENTS_PER_THREAD = 65_536
 OPERATIONS_PER_THREAD = 8_000_000
 
@@ -87,7 +87,7 @@ def thread_count() -> int:
 
 
 class _Team:
-    """Threads that wait for work. Handing out a share costs some tens of microseconds, a third of what futures take."""
+    """Threads that wait for work, for shares so short that what futures and their locks cost would be felt."""
 
     def __init__(self, size: int) -> None:
         self.shares: SimpleQueue[tuple[Callable[[], None], SimpleQueue[BaseException | None]]] = SimpleQueue()

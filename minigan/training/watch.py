@@ -61,7 +61,8 @@ class Watch:
         if self.board:
             self.board.add_scalars(step, {**values, "images_per_second": speed})
         self._lines.append({**values, "images/s": speed})
-        self.bar.set_postfix_str(_words(self._lines[-1:]), refresh=False)
+        if not self.bar.disable:
+            self.bar.set_postfix_str(_words(self._lines[-1:]), refresh=False)
         self._report(self.health.watch_losses(step, values))
         return values
 
