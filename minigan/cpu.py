@@ -22,6 +22,7 @@ from functools import cache, partial, update_wrapper
 from itertools import pairwise
 from pathlib import Path
 from queue import SimpleQueue
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -47,10 +48,23 @@ class jit:
     def __call__(self, *arguments: Any) -> None:
         if self.compiled is None:
             with self.lock:
-                self.compiled = self.compiled or _numba().njit(nogil=True, cache=True, fastmath=FAST_MATH)(
-                    self.function
-                )
+                self.compiled = self.compiled or self._compile()
         self.compiled(*arguments)
+
+    def _compile(self) -> Callable[..., None]:
+        """Other kernels that this one calls are compiled into it."""
+        function, names = self.function, self.function.__globals__
+        called = {
+            name: value._compile()
+            for name, value in names.items()
+            if isinstance(value, jit) and name in function.__code__.co_names
+        }
+        function = (
+            update_wrapper(FunctionType(function.__code__, {**names, **called}, function.__name__), function)
+            if called
+            else function
+        )
+        return _numba().njit(nogil=True, cache=True, fastmath=FAST_MATH)(function)
 
 
 @cache
@@ -159,22 +173,24 @@ def parallel_each(work: Callable[[Any], None], items: Sequence[Any], operations:
 
 
 class _Scratch(threading.local):
-    buffer = np.empty(0, np.uint8)
+    def __init__(self) -> None:
+        self.buffers: dict[str, np.ndarray] = {}
 
 
 _scratch = _Scratch()
 
 
-def scratch(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """This thread's scratch memory, uninitialised; it is valid until the thread asks for some again.
+def scratch(shape: tuple[int, ...], dtype: np.dtype, name: str = "") -> np.ndarray:
+    """This thread's scratch memory of a name, uninitialised; valid until the thread asks for that name again.
 
     Fresh memory of this size would come page by page from the operating system each time, which costs as much as
     filling it.
     """
     size = math.prod(shape) * dtype.itemsize
-    if _scratch.buffer.size < size:
-        _scratch.buffer = np.empty(size, np.uint8)
-    return _scratch.buffer[:size].view(dtype).reshape(shape)
+    buffer = _scratch.buffers.get(name)
+    if buffer is None or buffer.size < size:
+        buffer = _scratch.buffers[name] = np.empty(size, np.uint8)
+    return buffer[:size].view(dtype).reshape(shape)
 
 
 @cache

@@ -10,7 +10,7 @@ from engine_compare import assert_close, assert_one_line, assert_same, rounding
 import minigan as mg
 import minigan.functional as F
 from minigan import cpu
-from minigan.ops import conv2d_cpu, geometry
+from minigan.ops import conv2d_cpu, conv2d_im2col, conv2d_winograd, geometry
 from minigan.ops.conv2d import Conv2d, Conv2dInputGrad, Conv2dWeightGrad
 from minigan.ops.geometry import Geometry
 
@@ -355,11 +355,11 @@ def all_three(g: Geometry, dtype: str = "float64") -> list[np.ndarray]:
 def test_blocks(g: Geometry, rows: int, sums: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of one row and of a few, which divide nothing, against blocks of as many as there are."""
     expected = all_three(g)
-    monkeypatch.setattr(conv2d_cpu, "BLOCK_BYTES", 1)
-    monkeypatch.setattr(conv2d_cpu, "BLOCK_ROWS", rows)
-    monkeypatch.setattr(conv2d_cpu, "BLOCKS", 10**9)
-    monkeypatch.setattr(conv2d_cpu, "PARTIAL_SUMS", sums)
-    assert conv2d_cpu._input_patches(np.zeros(g.x_shape), g).block <= rows
+    monkeypatch.setattr(conv2d_im2col, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(conv2d_im2col, "BLOCK_ROWS", rows)
+    monkeypatch.setattr(conv2d_im2col, "BLOCKS", 10**9)
+    monkeypatch.setattr(conv2d_im2col, "PARTIAL_SUMS", sums)
+    assert conv2d_im2col._input_patches(np.zeros(g.x_shape), g).block <= rows
     for a, b in zip(all_three(g), expected, strict=True):
         assert_close(a, b, rounding("float64"))
 
@@ -370,7 +370,7 @@ def test_both_ways_to_the_input_gradient(g: Geometry, monkeypatch: pytest.Monkey
     y, w = rng.standard_normal(g.y_shape), rng.standard_normal(g.w_shape)
     expected = Conv2dInputGrad.reference(y, w, geometry=g)
     for narrow in (0, 10**9):
-        monkeypatch.setattr(conv2d_cpu, "NARROW", narrow)
+        monkeypatch.setattr(conv2d_im2col, "NARROW", narrow)
         assert_close(conv2d_cpu.input_grad(y, w, g), expected, rounding("float64"))
 
 
@@ -463,6 +463,8 @@ def test_the_weight_gradient_by_tap_is_that_by_block(dtype: type) -> None:
     ):
         g = geometry.convolution("test", shape, weight, stride, padding)
         x, gy = rng.standard_normal(g.x_shape).astype(dtype), rng.standard_normal(g.y_shape).astype(dtype)
-        by_tap, by_block = (f(x, gy, g) for f in (conv2d_cpu._weight_grad_by_tap, conv2d_cpu._weight_grad_by_block))
+        by_tap, by_block = (
+            f(x, gy, g) for f in (conv2d_im2col._weight_grad_by_tap, conv2d_im2col._weight_grad_by_block)
+        )
         np.testing.assert_allclose(by_tap, by_block, rtol=0, atol=200 * np.finfo(dtype).eps * np.abs(by_block).max())
         np.testing.assert_array_equal(conv2d_cpu.weight_grad(x, gy, g), by_tap)  # the choice for so many channels

@@ -39,7 +39,7 @@ ENGINE = ["tensor", "ops", "functional", "nn", "init", "optim", "gradcheck"]
 ENGINE_LINES = 2500
 # How each device computes the three primitives of conv2d.py: the counterpart of kernels/, not of what a reader of the
 # engine has to know.
-CONVOLUTION_LEAVES = {"conv2d_cpu.py", "conv2d_winograd.py", "conv2d_cuda.py"}
+CONVOLUTION_LEAVES = {"conv2d_cpu.py", "conv2d_im2col.py", "conv2d_winograd.py", "conv2d_cuda.py"}
 
 
 def module_name(path: Path) -> str:

@@ -1,0 +1,268 @@
+"""The three convolution primitives on the CPU, as matrix products over gathered patches ("im2col").
+
+A convolution is the product of a matrix with one row for each output pixel, holding all input values that the pixel
+reads (Chellapilla et al., "High performance convolutional neural networks for document processing", 2006), and the
+filters. That matrix is R S / stride^2 times as large as the input, so it is never built whole: a block of rows is
+gathered, multiplied while it is in the cache, and overwritten by the next block. One `gather` serves all three
+primitives:
+
+- forward: y[block] = gather(x)[block] @ w^T
+- weight gradient: gw += gy[block]^T @ gather(x)[block]
+- input gradient: with stride t, input pixels fall into t x t parity classes, by their remainders; those of one class
+  are
+  reached by the same few filter taps only, each from an output pixel at a fixed offset. So a class is a stride-1
+  convolution of gy with that part of the filters, and nothing is scattered or multiplied by inserted zeros.
+"""
+
+import numpy as np
+
+from minigan.backend import Array
+from minigan.cpu import jit, one_blas_thread, parallel_each, scratch
+from minigan.ops.geometry import Geometry
+
+# A block of gathered rows should stay in a core's second-level cache,
+BLOCK_BYTES = 1 << 20
+# but have so many rows, at best, that the product with it is worth BLAS's repacking of the filters.
+BLOCK_ROWS = 256
+# A layer is cut into so many blocks at least, for as many threads, if that leaves half of these rows to each.
+BLOCKS = 8
+# The columns that a product should have at least.
+LEAST_COLUMNS = 64
+# The weight gradient is summed in so many partial sums at most, of so many bytes together.
+PARTIAL_SUMS = 8
+PARTIAL_BYTES = 64 << 20
+
+# With so many input channels, the weight gradient is a product for each tap, if the pixels that it reads take no more
+# than this.
+WIDE = 128
+TAP_BYTES = 4 << 20
+
+# With fewer input channels than this, the input gradient's products would be too narrow for BLAS.
+NARROW = 8
+
+
+@jit
+def _gather_loop(start, stop, first, x, p, q, step_h, step_w, top, left, r, s, out):  # type: ignore[no-untyped-def]
+    """Row i: the r x s pixels from (oh step_h + top, ow step_w + left) on, where first + i is output pixel (n, oh, ow).
+
+    In NHWC the s pixels of a filter row lie side by side, so each is one copy of a run, with zeros where it leaves the
+    image. Positions are unsigned for the reason that `parallel_flat` has.
+    """
+    _, height, width, channels = x.shape
+    source, target = x.reshape(-1), out.reshape(-1)
+    run = np.uintp(s * channels)
+    for i in range(start, stop):
+        m = first + i
+        n, oh, ow = m // (p * q), m // q % p, m % q
+        column = ow * step_w + left
+        before = min(max(-column, 0), s)  # pixels of the run left of the image
+        until = max(min(width - column, s), before)  # the first pixel right of it
+        zeros, end = np.uintp(before * channels), np.uintp(until * channels)
+        for a in range(r):
+            row = oh * step_h + top + a
+            at = np.uintp((i * r + a) * s * channels)
+            if row < 0 or row >= height:
+                for j in range(run):
+                    target[at + j] = 0
+            else:
+                begin = np.uintp(((n * height + row) * width + column + before) * channels)
+                for j in range(zeros):
+                    target[at + j] = 0
+                for j in range(end - zeros):
+                    target[at + zeros + j] = source[begin + j]
+                for j in range(end, run):
+                    target[at + j] = 0
+
+
+class Patches:
+    """The matrix of patches of x: one row for each of n x p x q pixels, r x s x channels wide; made in blocks."""
+
+    def __init__(
+        self, x: Array, p: int, q: int, step: tuple[int, int], offset: tuple[int, int], r: int, s: int
+    ) -> None:
+        self.x = np.ascontiguousarray(x)
+        self.rows = len(x) * p * q
+        self.width = r * s * x.shape[3]
+        self.arguments = (p, q, *step, *offset, r, s)
+        # How the rows are cut depends on the shape alone, so results do not depend on the number of threads.
+        fits = max(BLOCK_ROWS, BLOCK_BYTES // max(1, self.width * self.x.itemsize))
+        self.block = max(1, min(fits, max(BLOCK_ROWS // 2, -(-self.rows // BLOCKS)), self.rows))
+        self.blocks = -(-self.rows // self.block)
+
+    def make(self, block: int) -> tuple[slice, Array]:
+        """Block number `block`: which rows, and their patches, in this thread's scratch memory until its next block."""
+        rows = slice(block * self.block, min((block + 1) * self.block, self.rows))
+        patches = scratch((rows.stop - rows.start, self.width), self.x.dtype)
+        _gather_loop(0, len(patches), rows.start, self.x, *self.arguments, patches)
+        return rows, patches
+
+
+def _input_patches(x: Array, g: Geometry) -> Patches:
+    return Patches(x, g.p, g.q, (g.stride_h, g.stride_w), (-g.top, -g.left), g.r, g.s)
+
+
+def forward(x: Array, w: Array, g: Geometry, bias: Array | None = None) -> Array:
+    """(N, H, W, C), (K, R, S, C) and perhaps (K,) -> (N, P, Q, K)."""
+    y = np.empty(g.y_shape, x.dtype)
+    patches = _input_patches(x, g)
+    rows, filters = y.reshape(-1, g.k), w.reshape(g.k, -1).T
+    if g.k < NARROW:  # BLAS is slow with these
+        filters = np.ascontiguousarray(filters)
+    # A single block is cut by columns, for the threads.
+    parts = max(1, min(BLOCKS, g.k // LEAST_COLUMNS)) if patches.blocks == 1 else 1
+    columns = [slice(g.k * i // parts, g.k * (i + 1) // parts) for i in range(parts)]
+
+    def multiply(product: tuple[int, slice]) -> None:
+        block, part = product
+        at, values = patches.make(block)
+        np.matmul(values, filters[:, part], out=rows[at, part])
+        if bias is not None:  # while the block is still in the cache
+            rows[at, part] += bias[part]
+
+    with one_blas_thread():
+        parallel_each(multiply, [(block, part) for block in range(patches.blocks) for part in columns], g.operations)
+    return y
+
+
+def weight_grad(x: Array, gy: Array, g: Geometry) -> Array:
+    """(N, H, W, C), (N, P, Q, K) -> (K, R, S, C)."""
+    wide = g.c >= WIDE and g.n * g.p * g.q * g.c * x.itemsize <= TAP_BYTES
+    return _weight_grad_by_tap(x, gy, g) if wide else _weight_grad_by_block(x, gy, g)
+
+
+def _weight_grad_by_tap(x: Array, gy: Array, g: Geometry) -> Array:
+    """gw of a tap is the product of gy with the pixels that the tap reads: no partial sums, which are large here."""
+    x, gw, rows = np.ascontiguousarray(x), np.empty(g.w_shape, x.dtype), gy.reshape(-1, g.k).T
+
+    def multiply(tap: tuple[int, int]) -> None:
+        pixels = scratch((rows.shape[1], g.c), x.dtype)
+        offset = tap[0] - g.top, tap[1] - g.left
+        _gather_loop(0, len(pixels), 0, x, g.p, g.q, g.stride_h, g.stride_w, *offset, 1, 1, pixels)
+        np.matmul(rows, pixels, out=gw[:, tap[0], tap[1]])
+
+    with one_blas_thread():
+        parallel_each(multiply, [(a, b) for a in range(g.r) for b in range(g.s)], g.operations)
+    return gw
+
+
+def _weight_grad_by_block(x: Array, gy: Array, g: Geometry) -> Array:
+    patches, rows = _input_patches(x, g), gy.reshape(-1, g.k)
+    size = max(1, g.k * patches.width * x.itemsize)
+    count = max(1, min(PARTIAL_SUMS, patches.blocks, PARTIAL_BYTES // size))
+    sums = np.zeros((count, g.k, patches.width), x.dtype)
+
+    def add_up(i: int) -> None:
+        # Every count-th block belongs to partial sum i, whichever thread it is that adds them up.
+        for block in range(i, patches.blocks, count):
+            at, values = patches.make(block)
+            np.add(sums[i], rows[at].T @ values, out=sums[i])
+
+    with one_blas_thread():
+        parallel_each(add_up, range(count), g.operations)
+    return sums.sum(0).reshape(g.w_shape)
+
+
+def input_grad(gy: Array, w: Array, g: Geometry, bias: Array | None = None) -> Array:
+    """(N, P, Q, K), (K, R, S, C) and perhaps (C,) -> (N, H, W, C)."""
+    gx = _input_grad_narrow(gy, w, g) if g.c < NARROW else _input_grad_by_parity(gy, w, g)
+    if bias is not None:
+        gx += bias
+    return gx
+
+
+def _taps(remainder: int, pad: int, taps: int, stride: int) -> tuple[range, int]:
+    """Which taps reach input positions with this remainder, last first, and the output offset of the last one.
+
+    Position h = stride i + remainder is read by tap t of output (h + pad - t) / stride, where that is whole.
+    """
+    first = (remainder + pad) % stride
+    reaching = range(first, taps, stride)[::-1]
+    return reaching, (remainder + pad - reaching[0]) // stride if reaching else 0
+
+
+def _slice(taps: range) -> slice:
+    """The same as a slice, for arrays; `taps` falls to 0 or above."""
+    return slice(taps.start, taps.stop if taps.stop >= 0 else None, taps.step)
+
+
+@jit
+def _place_loop(start, stop, rows, p, q, row, column, stride_h, stride_w, gx):  # type: ignore[no-untyped-def]
+    """Puts row m, pixel (n, i, j) of a parity class, to gx[n, i stride_h + row, j stride_w + column]."""
+    _, height, width, channels = gx.shape
+    source, target = rows.reshape(-1), gx.reshape(-1)
+    for m in range(start, stop):
+        n, i, j = m // (p * q), m // q % p, m % q
+        at = np.uintp(((n * height + i * stride_h + row) * width + j * stride_w + column) * channels)
+        begin = np.uintp((m - start) * channels)
+        for c in range(np.uintp(channels)):
+            target[at + c] = source[begin + c]
+
+
+def _input_grad_by_parity(gy: Array, w: Array, g: Geometry) -> Array:
+    gx = np.empty(g.x_shape, gy.dtype)
+    products: list[tuple[Patches, int, Array, tuple[int, ...]]] = []  # patches, block, filters, class
+    for a in range(min(g.stride_h, g.h)):
+        tap_rows, offset_h = _taps(a, g.top, g.r, g.stride_h)
+        for b in range(min(g.stride_w, g.w)):
+            tap_columns, offset_w = _taps(b, g.left, g.s, g.stride_w)
+            _, p, q, _ = gx[:, a :: g.stride_h, b :: g.stride_w].shape
+            if not tap_rows or not tap_columns:
+                gx[:, a :: g.stride_h, b :: g.stride_w] = 0  # no output pixel reads these
+                continue
+            # (K, R', S', C) -> (R' S' K, C): in the order of the patches of gy
+            chosen = w[:, _slice(tap_rows), _slice(tap_columns)]
+            filters = np.ascontiguousarray(chosen.transpose(1, 2, 0, 3)).reshape(-1, g.c)
+            patches = Patches(gy, p, q, (1, 1), (offset_h, offset_w), len(tap_rows), len(tap_columns))
+            products += [(patches, block, filters, (p, q, a, b)) for block in range(patches.blocks)]
+
+    def multiply(product: tuple[Patches, int, Array, tuple[int, ...]]) -> None:
+        patches, block, filters, class_ = product
+        at, values = patches.make(block)
+        if g.stride_h == g.stride_w == 1:  # one class, and its rows are gx's
+            np.matmul(values, filters, out=gx.reshape(-1, g.c)[at])
+        else:
+            _place_loop(at.start, at.stop, values @ filters, *class_, g.stride_h, g.stride_w, gx)
+
+    with one_blas_thread():
+        products.sort(key=lambda product: -product[0].width)  # the longest first: no thread is left with one at the end
+        parallel_each(multiply, products, g.operations)
+    return gx
+
+
+@jit
+def _sum_taps_loop(planes, p, q, stride_h, stride_w, top, left, r, s, gx):  # type: ignore[no-untyped-def]
+    """Adds up the taps that reach each pixel of one image: planes (r s channels, p q), gx (height, width, channels)."""
+    height, width, channels = gx.shape
+    row = np.empty(width, gx.dtype)
+    for h in range(height):
+        for c in range(channels):
+            row[:] = 0
+            for a in range((h + top) % stride_h, r, stride_h):
+                i = (h + top - a) // stride_h
+                if 0 <= i < p:
+                    for b in range(s):
+                        # Output j reads pixel j stride_w - left + b: the range of j for which that is inside.
+                        first = max(0, -((b - left) // stride_w))
+                        last = min(q - 1, (width - 1 + left - b) // stride_w)
+                        plane = planes[(a * s + b) * channels + c]
+                        begin, at = np.uintp(i * q + first), np.uintp(first * stride_w - left + b)
+                        for j in range(np.uintp(max(last + 1 - first, 0))):
+                            row[at + j * np.uintp(stride_w)] += plane[begin + j]
+            for w in range(width):
+                gx[h, w, c] = row[w]
+
+
+def _input_grad_narrow(gy: Array, w: Array, g: Geometry) -> Array:
+    """For few input channels: the products of gy with all taps first, an image at a time, then their sums."""
+    gx = np.empty(g.x_shape, gy.dtype)
+    filters = w.reshape(g.k, -1).T
+    sizes = g.p, g.q, g.stride_h, g.stride_w, g.top, g.left, g.r, g.s
+
+    def multiply(n: int) -> None:
+        planes = scratch((len(filters), g.p * g.q), gy.dtype)
+        np.matmul(filters, gy[n].reshape(-1, g.k).T, out=planes)
+        _sum_taps_loop(planes, *sizes, gx[n])
+
+    with one_blas_thread():
+        parallel_each(multiply, range(g.n), g.operations)
+    return gx
