@@ -1,0 +1,160 @@
+"""The stand-in for CuPy computes what the emulator computes, refuses what CuPy refuses, and counts rightly."""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+# The benchmarks are scripts beside each other, not a package.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+
+import launches
+import stand_in
+import step_cases
+from step_cases import Case
+
+import minigan as mg
+import minigan.functional as F
+from minigan import nn, optim
+
+SYSTEMS = list(step_cases.EXAMPLES)
+
+
+def tiny(system: str, device: str) -> Case:
+    settings = step_cases.load_example(system).PRESETS["small"]
+    sizes = {"image_size": (16, 32), "base_channels": 4, "z_size": 7, "batch_size": 3}
+    return Case(system, "small", dataclasses.replace(settings, **sizes), device, "float32")
+
+
+def trained(case: Case) -> tuple[list[float], list[np.ndarray]]:
+    """The losses of two steps, and all weights and running statistics after them."""
+    system, real = step_cases.build(case), mg.tensor(case.real(), device=case.device)
+    losses = []
+    for _ in range(2):
+        losses += [float(value) for name, value in system.step(real).items() if "loss" in name]
+    networks = system.generator, system.discriminator
+    return losses, [value for network in networks for value in network.state_dict().values()]
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_the_code_for_cuda_computes_what_the_emulator_computes(system: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("minigan.backend._precision", "float32")
+    expected = trained(tiny(system, "emulated"))
+    with stand_in.installed(stand_in.Gpu()) as gpu:
+        found = trained(tiny(system, "cuda"))
+    # The same kernels; sums of CuPy's are in float32 here, and Adam's first steps turn roundings of zero gradients
+    # (biases before batch norm) into whole steps, so the weights as a whole are compared.
+    np.testing.assert_allclose(found[0], expected[0], rtol=5e-3)
+    difference = sum(float(np.square(a - b).sum()) for a, b in zip(found[1], expected[1], strict=True))
+    size = sum(float(np.square(a).sum()) for a in expected[1])
+    assert (difference / size) ** 0.5 < 2e-3
+    assert gpu.count("kernel") > 50
+
+
+def call_of(gpu: stand_in.Gpu, work: Any) -> list[tuple[str, str, int, int]]:
+    gpu.calls.clear()
+    work()
+    return [(call.kind, call.name, call.read, call.written) for call in gpu.calls]
+
+
+def test_bytes_of_calls_that_are_known() -> None:
+    with stand_in.installed(stand_in.Gpu()) as gpu:
+        x = mg.tensor(np.ones((5, 7), np.float32), device="cuda")
+        assert call_of(gpu, lambda: x * x) == [("array", "multiply", 280, 140)]
+        assert call_of(gpu, lambda: F.leaky_relu(x)) == [("kernel", "leaky_relu.cu: scale_negative", 280, 140)]
+        assert call_of(gpu, lambda: x.transpose()) == []
+        # What is broadcast is read once.
+        row = mg.tensor(np.ones((1, 7), np.float32), device="cuda")
+        assert call_of(gpu, lambda: x + F.broadcast_to(row, (5, 7))) == [("array", "add", 168, 140)]
+        assert call_of(gpu, lambda: x @ x.transpose()) == [("product", "matmul", 280, 100)]
+        assert call_of(gpu, lambda: x.numpy()) == [("download", "download", 140, 0)]
+        assert call_of(gpu, lambda: mg.tensor(np.ones(3), device="cuda")) == [("upload", "upload", 0, 24)]
+
+
+def test_bytes_of_adam_are_those_of_its_arrays() -> None:
+    """They stand in a table: w, g, m, v are read, w, m, v are written."""
+    with stand_in.installed(stand_in.Gpu()) as gpu:
+        p = mg.tensor(np.ones(1000, np.float32), requires_grad=True, device="cuda")
+        p.grad = mg.tensor(np.ones(1000, np.float32), device="cuda")
+        adam = optim.Adam([p], 0.1)
+        calls = call_of(gpu, adam.step)
+        assert [one for one in calls if one[0] == "kernel"] == [("kernel", "adam.cu: adam", 16_000 + 48, 12_000)]
+        np.testing.assert_allclose(p.numpy(), 0.9, rtol=1e-6)
+
+
+def test_what_cupy_refuses_is_refused() -> None:
+    with stand_in.installed(stand_in.Gpu()) as gpu:
+        x = gpu.empty(3, np.float32)
+        with pytest.raises(TypeError, match=r"numpy\.ndarray"):
+            x + np.ones(3)
+        with pytest.raises(TypeError, match="implicit conversion"):
+            np.asarray(x)
+        with pytest.raises(NotImplementedError):
+            x[np.array([0, 1])]
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_without_computing_the_calls_are_the_same(system: str) -> None:
+    def calls(computing: bool) -> list[stand_in.Call]:
+        with stand_in.installed(stand_in.Gpu(computing)) as gpu:
+            case = tiny(system, "cuda")
+            step_cases.build(case).step(mg.tensor(case.real(), device="cuda"))
+            return gpu.calls
+
+    assert calls(True) == calls(False)
+
+
+def test_counts_of_pytorch_that_are_known() -> None:
+    torch = pytest.importorskip("torch")
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.LeakyReLU(0.2, inplace=True))
+    x = torch.ones(2, 3, 8, 8)
+    with launches.noted() as calls:
+        net(x).backward(torch.ones(2, 4, 8, 8))
+    image, weight, y = 2 * 3 * 64 * 4, 4 * 3 * 9 * 4, 2 * 4 * 64 * 4
+    found = {call.name: (call.read, call.written) for call in calls}
+    assert found["convolution"] == (image + weight + 4 * 4, y)
+    assert found["leaky_relu_"] == (y, y)
+    assert found["leaky_relu_backward"] == (2 * y, y)
+    # The image needs no gradient.
+    assert "convolution_backward x" not in found
+    assert found["convolution_backward w"] == (image + y, weight)
+    assert found["convolution_backward b"] == (y, 16)
+    assert all(call.kind == "op" for call in calls)
+
+
+def test_batches_twice_as_large_move_more_with_as_many_launches() -> None:
+    small, large = (launches.summary(launches.minigan_calls(resized(n))) for n in (4, 8))
+    assert small["launches"] == large["launches"]
+    assert small["bytes"] < large["bytes"] < 2 * small["bytes"]
+
+
+def resized(batch: int) -> Case:
+    case = tiny("cats", "cuda")
+    return dataclasses.replace(case, settings=dataclasses.replace(case.settings, batch_size=batch))
+
+
+def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    import json
+
+    out = tmp_path / "counts.json"
+    arguments = ["--systems", "anime", "--preset", "small", "--without-torch", "--detail", "--out", str(out)]
+    before = mg.backend._precision
+    try:
+        assert launches.main(arguments) == 0
+    finally:
+        mg.backend._precision = before
+    [result] = json.loads(out.read_text())["results"]
+    assert result["launches"] > result["own_kernels"] > 0
+    assert f"{result['launches']}" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="expected some of"):
+        launches.main(["--systems", "dogs"])
+
+
+def test_modules_without_a_gpu_still_see_none() -> None:
+    """The stand-in leaves nothing behind."""
+    with stand_in.installed(stand_in.Gpu()):
+        assert nn.Linear(2, 3).to("cuda").weight.device == "cuda"
+    assert mg.default_device() != "cuda" or mg.backend.cuda_problem() is None
