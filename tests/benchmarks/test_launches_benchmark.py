@@ -1,6 +1,7 @@
 """The stand-in for CuPy computes what the emulator computes, refuses what CuPy refuses, and counts rightly."""
 
 import dataclasses
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 import launches
+import roofline
 import stand_in
 import step_cases
 from step_cases import Case
@@ -137,8 +139,6 @@ def resized(batch: int) -> Case:
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    import json
-
     out = tmp_path / "counts.json"
     arguments = ["--systems", "anime", "--preset", "small", "--without-torch", "--detail", "--out", str(out)]
     before = mg.backend._precision
@@ -158,3 +158,63 @@ def test_modules_without_a_gpu_still_see_none() -> None:
     with stand_in.installed(stand_in.Gpu()):
         assert nn.Linear(2, 3).to("cuda").weight.device == "cuda"
     assert mg.default_device() != "cuda" or mg.backend.cuda_problem() is None
+
+
+# ---- floors ----------------------------------------------------------------------------------------------------------
+
+
+def test_floors_of_a_layer_and_of_a_step() -> None:
+    case = step_cases.make_case("cats", "paper", None, "cuda", "tf32")
+    slow = roofline.Ceilings(4e12, {"tf32": 1.0, "bf16": 1.0})  # arithmetic alone
+    rows = roofline.layer_floors(case, slow)
+    assert sum(row.times * row.operations for row in rows) == step_cases.operations(case)
+    assert sum(row.times * row.seconds for row in rows) == pytest.approx(step_cases.operations(case))
+    assert {row.limited_by for row in rows} == {"arithmetic"}
+    # The fourth convolution of the discriminator: x 16 x 16 x 256, w 512 x 5 x 5 x 256, y 16 x 16 x 512, by 64.
+    elements = 64 * 256 * (256 + 512) + 512 * 25 * 256
+    for precision, itemsize in (("tf32", 4), ("bf16", 2)):
+        fast = roofline.Ceilings(1.0, {precision: 1e30})  # bytes alone
+        rows = roofline.layer_floors(dataclasses.replace(case, precision=precision), fast)
+        [row] = [row for row in rows if (row.layer, row.pass_) == ("cats D4", "forward")]
+        assert (row.times, row.bytes, row.seconds, row.limited_by) == (3, elements * itemsize, row.bytes, "bytes")
+
+
+def test_a_step_is_its_layers_and_the_bytes_of_all_else() -> None:
+    case = tiny("cats", "cuda")
+    case = dataclasses.replace(case, precision="tf32")
+    ceilings = roofline.Ceilings(1.0, {"tf32": 1.0})
+    floor = roofline.step_floor(case, ceilings)
+    calls = launches.minigan_calls(case)
+    layers = [call for call in calls if call.name.rpartition(": ")[2] in ("sum_slices", "matmul")]
+    layers += [call for call in calls if "conv2d_" in call.name]
+    everything = launches.summary(calls)
+    assert floor.launches == everything["launches"]
+    assert floor.rest_bytes == everything["bytes"] - sum(call.bytes for call in layers)
+    assert floor.seconds == floor.layers + floor.rest_bytes
+
+
+def test_shares_of_what_was_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    problem = {"layers": ["cats G1", "cats D5"], "geometry": {"n": 64}}
+    timing = {"cold": {"median": 0.001}, "warm": None}
+    results = [
+        {"problem": problem, "pass": "forward", "precision": "tf32", "competitor": f"rung {i}", "chosen": i == 6}
+        | {"timing": {"cold": {"median": 7.0}} if i == 5 else timing}
+        for i in (5, 6)
+    ]
+    kernels, steps = tmp_path / "kernels.json", tmp_path / "steps.json"
+    kernels.write_text(json.dumps({"results": results}))
+    sides = [{"name": "minigan", "seconds": {"median": 0.05}}, {"name": "PyTorch eager", "seconds": {"median": 0.01}}]
+    step = {"system": "cats", "preset": "paper", "batch": 64, "precision": "tf32", "sides": sides}
+    steps.write_text(json.dumps({"runs": [{"results": [step]}]}))
+    arguments = ["--systems", "cats", "--copy", "1e12", "--product", "1e15", "--kernels", str(kernels)]
+    before = mg.backend._precision
+    try:
+        assert roofline.main([*arguments, "--steps", str(steps)]) == 0
+    finally:
+        mg.backend._precision = before
+    lines = capsys.readouterr().out.splitlines()
+    # 107.37 GFLOP take 107.4 us of the 1,000 that were measured; twice: the layer of D has the same convolution.
+    assert [line.split()[:2] for line in lines if "11% of 1,000.0 us" in line] == [["cats", "G1"], ["cats", "D5"]]
+    assert sum("of 50,000.0 us" in line for line in lines) == 1
+    with pytest.raises(SystemExit, match="--product"):
+        roofline.main(["--precision", "float32"])
