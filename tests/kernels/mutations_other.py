@@ -79,6 +79,12 @@ MUTATIONS = [
         "combine: between chunks forgotten", NORM, " + min(chunk_rows, rows - i * chunk_rows) * d * d", " + 0 * d"
     ),
     Mutation("combine: unbiased variance", NORM, "variance[c] = square / rows", "variance[c] = square / (rows - 1)"),
+    Mutation("combine: no epsilon", NORM, "sqrt(square / rows + epsilon)", "sqrt(square / rows)"),
+    Mutation("combine: gamma forgotten", NORM, "scale[c] = gamma[c] * inverse[c]", "scale[c] = inverse[c]"),
+    Mutation("running: biased variance", NORM, "variance[c] * rows / (rows - 1)", "variance[c]"),
+    Mutation("running: always a mean", NORM, "if (running_mean) running_mean", "running_mean"),
+    Mutation("running: momentum of the batch", NORM, "(1 - momentum) * average[c]", "momentum * average[c]"),
+    Mutation("running: channels unguarded", NORM, "threadIdx.y != 0 || c >= channels", "threadIdx.y != 0"),
     Mutation("affine: the mean's rounding lost", NORM, "beta - scale * (average - centre)", "beta"),
     Mutation(
         "normalize: slope on the wrong side",
