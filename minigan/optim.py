@@ -1,6 +1,7 @@
 """Optimizers."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -38,10 +39,16 @@ def _adam_cuda(device: str, tensors: Sequence[Quadruple], *numbers: float) -> No
     firsts = np.concatenate([[0], ends[:-1]])
     table = np.column_stack([np.array(addresses, np.uint64), sizes.astype(np.uint64), firsts.astype(np.uint64)])
     if ends[-1]:
-        args = [array_module(device).asarray(table), *map(float, numbers), len(flat)]
+        args = [_on_device(device, table.shape, table.tobytes()), *map(float, numbers), len(flat)]
         launch("adam.cu", "adam", ends[-1], 256, args, device=device, macros={"REAL": C_REALS[flat[0][0].dtype]})
     for before, after in zip(tensors, flat, strict=True):
         _write_back(before, after)
+
+
+@lru_cache(maxsize=64)
+def _on_device(device: str, shape: tuple[int, ...], table: bytes) -> Array:
+    """A table of adam.cu, sent once: memory pools give a step the addresses that the last one had."""
+    return array_module(device).asarray(np.frombuffer(table, np.uint64).reshape(shape))
 
 
 def _write_back(arrays: Quadruple, flat: Quadruple) -> None:

@@ -320,7 +320,10 @@ def batch_norm(
         )
     op = BatchNorm(epsilon, slope)
     y = op(x, gamma, beta)
-    running = [None if t is None else t.data for t in (running_mean, running_var)]
-    if any(a is not None for a in running):
-        update_running(x.device, *running, op.average, op.variance, momentum, count)
+    running = [t for t in (running_mean, running_var) if t is not None]
+    if running:
+        arrays = (None if t is None else t.data for t in (running_mean, running_var))
+        update_running(x.device, *arrays, op.average, op.variance, momentum, count)
+    for t in running:
+        t.mark_changed()
     return y
