@@ -16,6 +16,7 @@ which may take two kernels. "upload", "download": a copy between host and device
 though a kernel may read it more often, and from caches.
 """
 
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -57,12 +58,14 @@ class Gpu:
     computing: bool = True
     architecture: str = "90"
     calls: list[Call] = field(default_factory=list)
+    pool: "Pool" = field(default_factory=lambda: Pool())
 
     def empty(self, shape: Any, dtype: Any = np.float64) -> "ndarray":
-        host = np.empty(shape, dtype)
-        if self.computing and host.dtype.kind == "f":
-            host.fill(np.nan)
-        return ndarray(self, host)
+        y = self.pool.empty(shape, np.dtype(dtype))
+        y.gpu = self
+        if self.computing and y.dtype.kind == "f":
+            y.host.fill(np.nan)
+        return y
 
     def do(self, kind: str, name: str, read: Sequence[Any], written: Sequence[Any], work: Callable[[], Any]) -> None:
         """One call. read, written: the stand-in's arrays; others cost nothing."""
@@ -104,6 +107,22 @@ class Gpu:
     def moved(self) -> int:
         """Bytes that kernels read and write."""
         return sum(call.bytes for call in self.calls if call.kind in ON_DEVICE)
+
+
+class Pool:
+    """Blocks of memory that were given back are handed out again, the last one first, as CuPy's pool does."""
+
+    def __init__(self) -> None:
+        self.free: dict[int, list[np.ndarray]] = {}
+
+    def empty(self, shape: Any, dtype: np.dtype) -> "ndarray":
+        size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        rounded = -(-max(size, 1) // 512) * 512
+        blocks = self.free.setdefault(rounded, [])
+        block = blocks.pop() if blocks else np.empty(rounded, np.uint8)
+        y = ndarray(None, block[:size].view(dtype).reshape(shape))  # type: ignore[arg-type]  # the caller says which
+        weakref.finalize(y, blocks.append, block).atexit = False
+        return y
 
 
 class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
@@ -235,9 +254,10 @@ class Module:
             if (dtype is None or a.dtype == dtype) and (order is None or a.flags.c_contiguous):
                 return a
             return a.astype(dtype or a.dtype)
-        host = np.array(a, dtype, order="C")  # uploaded values are kept in any case: tables, weights
-        y = ndarray(self.gpu, host)
+        host = np.asarray(a, dtype)
+        y = self.gpu.empty(host.shape, host.dtype)
         self.gpu.do("upload", "upload", [], [y], lambda: None)
+        y.host[...] = host  # in any case: Adam's table says how much it moves
         return y
 
     def ascontiguousarray(self, a: ndarray) -> ndarray:

@@ -44,14 +44,14 @@ __device__ __forceinline__ void draw(unsigned long long seed, unsigned long long
   fractions(words, u);
 }
 
-// y (n): evenly from [low, high).
+// y (n): evenly from [low, high). last: the largest number below high, for sums that rounding takes to it.
 extern "C" __global__ void __launch_bounds__(256)
-    uniform(REAL* y, REAL low, REAL high, unsigned long long seed, unsigned long long counter, int n) {
+    uniform(REAL* y, REAL low, REAL high, REAL last, unsigned long long seed, unsigned long long counter, int n) {
   const long long thread = grid_thread();
   REAL u[PER_THREAD];
   draw(seed, counter + thread, u);
   for (int j = 0; j < PER_THREAD; j++)
-    if (thread * PER_THREAD + j < n) y[thread * PER_THREAD + j] = low + (high - low) * u[j];
+    if (thread * PER_THREAD + j < n) y[thread * PER_THREAD + j] = min(low + (high - low) * u[j], last);
 }
 
 // y (n): normal. Box and Muller, 1958: two even numbers make two normal ones, by radius and angle.

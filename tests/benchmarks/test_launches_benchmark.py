@@ -44,6 +44,7 @@ def trained(case: Case) -> tuple[list[float], list[np.ndarray]]:
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_the_code_for_cuda_computes_what_the_emulator_computes(system: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("minigan.backend._precision", "float32")
+    monkeypatch.setenv("MINIGAN_DEVICE", "cpu")  # where simpsons draws its numbers for a run
     expected = trained(tiny(system, "emulated"))
     with stand_in.installed(stand_in.Gpu()) as gpu:
         found = trained(tiny(system, "cuda"))
@@ -107,6 +108,20 @@ def test_without_computing_the_calls_are_the_same(system: str) -> None:
             return gpu.calls
 
     assert calls(True) == calls(False)
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_training_step_copies_nothing_between_host_and_device(system: str) -> None:
+    """Noise, targets, numbers: all of it is made on the device; Adam's table was sent in earlier steps."""
+    with stand_in.installed(stand_in.Gpu(computing=False)) as gpu:
+        case = tiny(system, "cuda")
+        trained_system, real = step_cases.build(case), mg.tensor(case.real(), device="cuda")
+        for _ in range(3):
+            trained_system.step(real)
+        gpu.calls.clear()
+        trained_system.step(real)
+        assert gpu.count("kernel") > 50
+        assert gpu.count("upload", "download") == 0
 
 
 def test_counts_of_pytorch_that_are_known() -> None:

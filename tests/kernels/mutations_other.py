@@ -154,9 +154,10 @@ MUTATIONS = [
     Mutation(
         "uniform: an element too many",
         RANDOM,
-        "j < n) y[thread * PER_THREAD + j] = low",
-        "j <= n) y[thread * PER_THREAD + j] = low",
+        "j < n) y[thread * PER_THREAD + j] = min",
+        "j <= n) y[thread * PER_THREAD + j] = min",
     ),
+    Mutation("uniform: up to its end", RANDOM, "min(low + (high - low) * u[j], last)", "low + (high - low) * u[j]"),
     Mutation(
         "uniform: a number in four threads",
         RANDOM,
