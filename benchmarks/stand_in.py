@@ -94,11 +94,9 @@ class Gpu:
 
         self.do("kernel", name, read, written, work)
         if kernel == "adam":  # its arrays stand in a table
-            [table] = (v for v in read if v.dtype == np.uint64)
-            size = (
-                int(table.host[:, 4].sum()) * np.dtype(np.float64 if "double" in str(variant) else np.float32).itemsize
-            )
-            self.calls[-1] = Call("kernel", name, ADAM_READS * size + table.nbytes, ADAM_WRITES * size)
+            itemsize = 8 if dict(variant.macros)["REAL"] == "double" else 4
+            size = int(values[0]["size"].sum()) * itemsize
+            self.calls[-1] = Call("kernel", name, ADAM_READS * size, ADAM_WRITES * size)
 
     def count(self, *kinds: str) -> int:
         return sum(call.kind in kinds for call in self.calls)

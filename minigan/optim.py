@@ -1,18 +1,18 @@
 """Optimizers."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from minigan.backend import Array, array_module, contiguous, dispatch, is_cuda, to_device, to_numpy
+from minigan.backend import Array, address, contiguous, dispatch, to_device, to_numpy
 from minigan.cpu import jit, parallel_flat
 from minigan.kernel_launch import C_REALS, launch
 from minigan.tensor import Tensor
 
 Quadruple = tuple[Array, ...]  # a parameter, its gradient, and its two moments
-BLOCK_ELEMENTS = 2048  # how many a block of adam.cu updates
+# adam.cu: elements that a block updates, tensors of a launch
+BLOCK_ELEMENTS, MOST_TENSORS = 2048, 80
 
 
 @jit
@@ -31,24 +31,20 @@ def _adam_cpu(tensors: Sequence[Quadruple], *numbers: float) -> None:
 
 
 def _adam_cuda(device: str, tensors: Sequence[Quadruple], *numbers: float) -> None:
-    """All of one dtype, in one launch."""
-    flat = [contiguous(device, *arrays) for arrays in tensors]
-    sizes = np.array([w.size for w, *_ in flat])
-    ends = np.cumsum(-(-sizes // BLOCK_ELEMENTS))
-    addresses = [[a.data.ptr if is_cuda(device) else a.ctypes.data for a in arrays] for arrays in flat]
-    firsts = np.concatenate([[0], ends[:-1]])
-    table = np.column_stack([np.array(addresses, np.uint64), sizes.astype(np.uint64), firsts.astype(np.uint64)])
-    if ends[-1]:
-        args = [_on_device(device, table.shape, table.tobytes()), *map(float, numbers), len(flat)]
-        launch("adam.cu", "adam", ends[-1], 256, args, device=device, macros={"REAL": C_REALS[flat[0][0].dtype]})
-    for before, after in zip(tensors, flat, strict=True):
-        _write_back(before, after)
-
-
-@lru_cache(maxsize=64)
-def _on_device(device: str, shape: tuple[int, ...], table: bytes) -> Array:
-    """A table of adam.cu, sent once: memory pools give a step the addresses that the last one had."""
-    return array_module(device).asarray(np.frombuffer(table, np.uint64).reshape(shape))
+    """All of one dtype, in one launch for each MOST_TENSORS."""
+    for start in range(0, len(tensors), MOST_TENSORS):
+        part = tensors[start : start + MOST_TENSORS]
+        flat = [contiguous(device, *arrays) for arrays in part]
+        sizes = np.array([w.size for w, *_ in flat], np.uint64)
+        ends = np.cumsum([-(-w.size // BLOCK_ELEMENTS) for w, *_ in flat])
+        addresses = np.array([[address(a) for a in arrays] for arrays in flat], np.uint64)
+        table = dict(zip("wgmv", addresses.T, strict=True))
+        if ends[-1]:
+            firsts = np.concatenate([[0], ends[:-1]]).astype(np.uint32)
+            args = [{**table, "size": sizes, "first": firsts}, *map(float, numbers), len(flat)]
+            launch("adam.cu", "adam", ends[-1], 256, args, device=device, macros={"REAL": C_REALS[flat[0][0].dtype]})
+        for before, after in zip(part, flat, strict=True):
+            _write_back(before, after)
 
 
 def _write_back(arrays: Quadruple, flat: Quadruple) -> None:

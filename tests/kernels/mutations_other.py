@@ -130,14 +130,19 @@ MUTATIONS = [
     Mutation("sum blocks: last row lost", UPSAMPLE, "a < scale; a++", "a < scale - 1; a++"),
     Mutation("sum blocks: another element", UPSAMPLE, "  y[i] = sum;", "  y[i] = y[n] = sum;"),
     # -- Adam
-    Mutation("adam: the tensor before", ADAM, "+ 5] <= blockIdx.x", "+ 5] < blockIdx.x"),
+    Mutation("adam: the tensor before", ADAM, "first[middle] <= blockIdx.x", "first[middle] < blockIdx.x"),
     Mutation("adam: the last tensor never", ADAM, "end = tensors; end", "end = tensors - 1; end"),
-    Mutation("adam: block of the launch", ADAM, "(blockIdx.x - row[5])", "(blockIdx.x)"),
+    Mutation("adam: block of the launch", ADAM, "(blockIdx.x - table.first[tensor])", "(blockIdx.x)"),
     Mutation("adam: no end", ADAM, "min(first + BLOCK_ELEMENTS, size)", "first + BLOCK_ELEMENTS"),
     Mutation("adam: blocks too short", ADAM, "BLOCK_ELEMENTS 2048", "BLOCK_ELEMENTS 1024"),
     Mutation("adam: rates swapped", ADAM, "v[i] += keep2", "v[i] += keep1"),
     Mutation("adam: epsilon under the root", ADAM, "(sqrt(v[i]) + epsilon)", "sqrt(v[i] + epsilon)"),
-    Mutation("adam: moments swapped", ADAM, "reinterpret_cast<REAL*>(row[3])", "reinterpret_cast<REAL*>(row[2])"),
+    Mutation(
+        "adam: moments swapped",
+        ADAM,
+        "reinterpret_cast<REAL*>(table.v[tensor])",
+        "reinterpret_cast<REAL*>(table.m[tensor])",
+    ),
     Mutation("adam: some elements twice", ADAM, "i < end; i += THREADS", "i < end; i += THREADS / 2"),
     # -- random numbers
     Mutation("philox: nine rounds", RANDOM, "round < 10", "round < 9"),

@@ -6,7 +6,7 @@ from leaf_checks import DTYPES, assert_within, eps, run
 
 import minigan as mg
 from minigan import optim
-from minigan.optim import BLOCK_ELEMENTS, adam_update
+from minigan.optim import BLOCK_ELEMENTS, MOST_TENSORS, adam_update
 
 # Blocks hold 2048 elements: less, as many, one more, none, several blocks; enough parameters for the search to matter.
 SIZES = [(7, 3), (1,), (2048,), (0, 5), (2049,), (), (33,), (4096 + 19,), (0,), (257,)]
@@ -63,6 +63,15 @@ def test_all_parameters_in_one_launch(dtype, monkeypatch):
         assert_within(new_v, expected_v, 4 * eps(dtype) * (g * g + v))
         relative = 8 * eps(dtype) * (1 + np.abs(g) + np.abs(m)) * (1 + 1 / np.sqrt(expected_v + 1e-30))
         assert_within(new_w, expected_w, 2 * eps(dtype) * np.abs(w) + relative)
+
+
+def test_more_tensors_than_a_launch_takes():
+    rng = np.random.default_rng(2)
+    tensors = [tuple(rng.uniform(0.5, 1, 3) for _ in range(4)) for _ in range(2 * MOST_TENSORS + 3)]
+    expected = [reference(*quadruple, *NUMBERS)[0] for quadruple in tensors]
+    adam_update("emulated", tensors, *NUMBERS)
+    for (w, *_), value in zip(tensors, expected, strict=True):
+        assert_within(w, value, 1e-14)
 
 
 def trained(device, dtype="float64", layout=np.asarray, steps=4):
