@@ -20,6 +20,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -59,26 +60,38 @@ class Gpu:
     architecture: str = "90"
     calls: list[Call] = field(default_factory=list)
     pool: "Pool" = field(default_factory=lambda: Pool())
+    captured: list[tuple[Call, Callable[[], Any]]] | None = None
 
     def empty(self, shape: Any, dtype: Any = np.float64) -> "ndarray":
+        """Full of NaN, in a replay as well, so that what is read before it is written is seen."""
         y = self.pool.empty(shape, np.dtype(dtype))
         y.gpu = self
-        if self.computing and y.dtype.kind == "f":
-            y.host.fill(np.nan)
+        if y.dtype.kind == "f":
+            self.now(Call("poison", "poison", 0, 0), partial(y.host.fill, np.nan), noted=False)
         return y
+
+    def now(self, call: Call, work: Callable[[], Any], noted: bool = True) -> None:
+        """Does the work, or, in a capture, keeps it for the graph."""
+        if self.captured is not None:
+            if call.kind in ("upload", "download"):
+                raise CaptureUnsupported(f"cudaErrorStreamCaptureUnsupported: {call.kind}")
+            self.captured.append((call, work))
+            return
+        if noted:
+            self.calls.append(call)
+        if self.computing:
+            work()
 
     def do(self, kind: str, name: str, read: Sequence[Any], written: Sequence[Any], work: Callable[[], Any]) -> None:
         """One call. read, written: the stand-in's arrays; others cost nothing."""
         sizes = [sum(_moved(a.host) for a in arrays if isinstance(a, ndarray)) for arrays in (read, written)]
-        self.calls.append(Call(kind, name, *sizes))
-        if self.computing:
-            work()
+        self.now(Call(kind, name, *sizes), work)
 
     def array(self, name: str, shape: Any, dtype: Any, read: Sequence[Any], work: Callable[..., Any]) -> "ndarray":
         """A new array, made by work(its memory, memory of those read ...)."""
         y = self.empty(shape, dtype)
         hosts = [a.host if isinstance(a, ndarray) else a for a in read]
-        self.do("array", name, read, [y], lambda: work(y.host, *hosts))
+        self.do("array", name, read, [y], partial(work, y.host, *hosts))
         return y
 
     def launch(self, source: Any, variant: Any, kernel: str, grid: Any, block: Any, values: Any, shared: int) -> None:
@@ -92,11 +105,12 @@ class Gpu:
         def work() -> None:
             emulator.launch(source, variant, kernel, grid, block, addresses, shared)
 
-        self.do("kernel", name, read, written, work)
         if kernel == "adam":  # its arrays stand in a table
             itemsize = 8 if dict(variant.macros)["REAL"] == "double" else 4
             size = int(values[0]["size"].sum()) * itemsize
-            self.calls[-1] = Call("kernel", name, ADAM_READS * size, ADAM_WRITES * size)
+            self.now(Call("kernel", name, ADAM_READS * size, ADAM_WRITES * size), work)
+        else:
+            self.do("kernel", name, read, written, work)
 
     def count(self, *kinds: str) -> int:
         return sum(call.kind in kinds for call in self.calls)
@@ -107,10 +121,46 @@ class Gpu:
         return sum(call.bytes for call in self.calls if call.kind in ON_DEVICE)
 
 
+class CaptureUnsupported(RuntimeError):
+    """As cupy.cuda.runtime.CUDARuntimeError, for what would wait in a capture."""
+
+
+class Stream(nullcontext):  # type: ignore[type-arg]
+    """A stream on which a graph can be captured; there is one order of work here, whatever the stream."""
+
+    def __init__(self, gpu: Gpu) -> None:
+        super().__init__(self)
+        self.gpu = gpu
+
+    def begin_capture(self) -> None:
+        self.gpu.captured = []
+
+    def end_capture(self) -> "Graph":
+        graph, self.gpu.captured = Graph(self.gpu, self.gpu.captured or []), None
+        return graph
+
+
+@dataclass
+class Graph:
+    """What was captured, in order: the same work on the same memory at each launch."""
+
+    gpu: Gpu
+    captured: list[tuple[Call, Callable[[], Any]]]
+
+    def launch(self, stream: Stream) -> None:
+        calls = [call for call, _ in self.captured]
+        self.gpu.now(Call("graph", "launch", sum(c.read for c in calls), sum(c.written for c in calls)), self._run)
+
+    def _run(self) -> None:
+        for _, work in self.captured:
+            work()
+
+
 class Pool:
     """Blocks of memory that were given back are handed out again, the last one first, as CuPy's pool does."""
 
     def __init__(self) -> None:
+        self.malloc = self  # what is handed to `using_allocator`
         self.free: dict[int, list[np.ndarray]] = {}
 
     def empty(self, shape: Any, dtype: np.dtype) -> "ndarray":
@@ -156,7 +206,8 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
         else:
             shape = np.broadcast_shapes(*(h.shape for h in hosts if isinstance(h, np.ndarray)))
         y = self.gpu.empty(shape, dtype) if out is None else out[0]
-        self.gpu.do(kind, ufunc.__name__, inputs, [y], lambda: ufunc(*hosts, out=y.host, casting="same_kind"))
+        work = partial(ufunc, *hosts, out=y.host, casting="same_kind")
+        self.gpu.do(kind, ufunc.__name__, inputs, [y], work)
         return y
 
     def _view(self, host: np.ndarray) -> "ndarray":
@@ -180,7 +231,10 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
     def __setitem__(self, index: Any, value: Any) -> None:
         part = self if index is ... else self[index]
         source = value.host if isinstance(value, ndarray) else value
-        self.gpu.do("array", "copy", [value], [part], lambda: np.copyto(part.host, source))
+        self.gpu.do("array", "copy", [value], [part], partial(np.copyto, part.host, source))
+
+    def view(self, dtype: Any) -> "ndarray":
+        return self._view(self.host.view(dtype))
 
     def copy(self) -> "ndarray":
         return self.gpu.array("copy", self.shape, self.dtype, [self], np.copyto)
@@ -210,7 +264,7 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
     def gpu_to_host(self) -> np.ndarray:
         """A copy; it waits until the GPU has done all its work."""
         found = np.zeros(self.shape, self.dtype)
-        self.gpu.do("download", "download", [self], [], lambda: np.copyto(found, self.host))
+        self.gpu.do("download", "download", [self], [], partial(np.copyto, found, self.host))
         return found
 
     # CuPy's arrays are compared by identity only where Python has to hash them, which minigan does not.
@@ -234,9 +288,18 @@ class Module:
                 super().__init__(self)
                 self.id = index
 
+        @contextmanager
+        def using_allocator(pool: Pool) -> Iterator[None]:
+            before, gpu.pool = gpu.pool, pool
+            try:
+                yield
+            finally:
+                gpu.pool = before
+
         runtime = SimpleNamespace(getDeviceCount=lambda: 1, deviceSynchronize=lambda: None)
         memory = SimpleNamespace(OutOfMemoryError=type("OutOfMemoryError", (MemoryError,), {}))
         self.cuda = SimpleNamespace(Device=Device, runtime=runtime, memory=memory, is_available=lambda: True)
+        self.cuda.Stream, self.cuda.MemoryPool, self.cuda.using_allocator = partial(Stream, gpu), Pool, using_allocator
 
     def full(self, shape: Any, value: Any, dtype: Any = None) -> ndarray:
         return self.gpu.array("fill", shape, dtype or np.asarray(value).dtype, [], lambda y: y.fill(value))

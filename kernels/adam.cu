@@ -21,9 +21,13 @@ struct Table {
 };
 
 // table: of `tensors` parameters. As the loop of minigan/optim.py: keep1 = 1 - beta1, keep2 = 1 - beta2; `rate` and `epsilon`
-// have the bias corrections in them.   Grid: the blocks of all tensors, one tensor's behind the other's.
+// have the bias corrections in them. numbers: null, or the two of them, for a graph that is replayed at each step.   Grid: the blocks of all tensors, one tensor's behind the other's.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    adam(const Table table, REAL rate, REAL keep1, REAL keep2, REAL epsilon, int tensors) {
+    adam(const Table table, const double* numbers, REAL rate, REAL keep1, REAL keep2, REAL epsilon, int tensors) {
+  if (numbers) {
+    rate = static_cast<REAL>(numbers[0]);
+    epsilon = static_cast<REAL>(numbers[1]);
+  }
   // The last tensor whose first block is not behind this one. Tensors without elements have no block and are skipped.
   int tensor = 0;
   for (int end = tensors; end - tensor > 1;) {

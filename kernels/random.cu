@@ -10,6 +10,7 @@
 // variants: {"REAL": ["float", "double"]}
 #include "common.cuh"
 
+// key: null, or where the seed is, for a graph that is replayed at each step.
 #define PER_THREAD static_cast<int>(16 / sizeof(REAL))
 
 // words: the counter in, the random numbers out.
@@ -46,20 +47,22 @@ __device__ __forceinline__ void draw(unsigned long long seed, unsigned long long
 
 // y (n): evenly from [low, high). last: the largest number below high, for sums that rounding takes to it.
 extern "C" __global__ void __launch_bounds__(256)
-    uniform(REAL* y, REAL low, REAL high, REAL last, unsigned long long seed, unsigned long long counter, int n) {
+    uniform(REAL* y, REAL low, REAL high, REAL last, const unsigned long long* key, unsigned long long seed,
+            unsigned long long counter, int n) {
   const long long thread = grid_thread();
   REAL u[PER_THREAD];
-  draw(seed, counter + thread, u);
+  draw(key ? *key : seed, counter + thread, u);
   for (int j = 0; j < PER_THREAD; j++)
     if (thread * PER_THREAD + j < n) y[thread * PER_THREAD + j] = min(low + (high - low) * u[j], last);
 }
 
 // y (n): normal. Box and Muller, 1958: two even numbers make two normal ones, by radius and angle.
 extern "C" __global__ void __launch_bounds__(256)
-    normal(REAL* y, REAL mean, REAL deviation, unsigned long long seed, unsigned long long counter, int n) {
+    normal(REAL* y, REAL mean, REAL deviation, const unsigned long long* key, unsigned long long seed,
+           unsigned long long counter, int n) {
   const long long thread = grid_thread();
   REAL u[PER_THREAD];
-  draw(seed, counter + thread, u);
+  draw(key ? *key : seed, counter + thread, u);
   for (int j = 0; j < PER_THREAD; j += 2) {
     const REAL radius = deviation * sqrt(-2 * log(1 - u[j]));  // 1 - u is in (0, 1]
     REAL sine, cosine;

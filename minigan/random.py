@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from minigan.backend import array_module, on_device, resolve_device
+from minigan.capture import active
 from minigan.kernel_launch import launch
 from minigan.tensor import Tensor
 
@@ -70,11 +71,16 @@ def normal(shape: tuple[int, ...], mean: float = 0.0, std: float = 1.0, device: 
 
 def _drawn(kernel: str, shape: tuple[int, ...], device: str, *numbers: float) -> Tensor:
     """By a kernel of random.cu, on the device; a fresh key makes a fresh sequence of it."""
-    key = int(_generator.integers(2**64, dtype=np.uint64))
+    capture = active()
     with on_device(device):
         y = array_module(device).empty(shape, np.float32)
+        key = None if capture is None else capture.numbers(_key, "uint64", 1)
+        args = [y, *map(float, numbers), key, *(_key() if capture is None else (0,)), 0, y.size]
         if y.size:
-            args = [y, *map(float, numbers), key, 0, y.size]
             blocks = -(-y.size // (THREADS * PER_THREAD))
             launch("random.cu", kernel, blocks, THREADS, args, device=device, macros={"REAL": "float"})
     return Tensor(y, device=device)
+
+
+def _key() -> tuple[int]:
+    return (int(_generator.integers(2**64, dtype=np.uint64)),)

@@ -65,12 +65,12 @@ def fractions(dtype, seed, counter, n):
     return ((pairs[:, 0] << np.uint64(32) | pairs[:, 1]) >> np.uint64(11)).astype(np.float64)[:n] * 2.0**-53
 
 
-def draw(kernel, dtype, n, a, b, seed, counter):
+def draw(kernel, dtype, n, a, b, seed, counter, key=None):
     def work():
         y = np.empty(n, dtype)
         threads = -(-n // (4 if dtype == "float32" else 2))
         last = [float(np.nextafter(np.dtype(dtype).type(b), np.dtype(dtype).type(a)))] if kernel == "uniform" else []
-        args = [y, float(a), float(b), *last, seed, counter, n]
+        args = [y, float(a), float(b), *last, key, seed, counter, n]
         launch("random.cu", kernel, -(-threads // 256), 256, args, device="emulated", macros={"REAL": REAL[dtype]})
         return y
 
@@ -105,6 +105,13 @@ def test_uniform_stays_below_its_end():
     """Between 1 and the number after it there is none: rounding would give the end to half of all."""
     high = np.nextafter(np.float32(1), np.float32(2))
     np.testing.assert_array_equal(draw("uniform", "float32", 111, 1, high, 3, 0), np.float32(1))
+
+
+@pytest.mark.parametrize("kernel", ["uniform", "normal"])
+def test_a_key_in_memory_is_the_seed(kernel):
+    key = np.array([2**63 + 12345], np.uint64)
+    expected = draw(kernel, "float32", 111, -1, 1, 2**63 + 12345, 7)
+    np.testing.assert_array_equal(draw(kernel, "float32", 111, -1, 1, 1, 7, key), expected)
 
 
 def test_counters_continue():
