@@ -57,14 +57,20 @@ def disturb(gpu: stand_in.Gpu) -> list[Any]:
 
 
 def trained(gpu: stand_in.Gpu, system: Any, step: Callable[..., Any]) -> list[Any]:
-    """All that a run shows and keeps, after each of some steps; an epoch ends in between, and others use memory."""
-    seen = []
+    """All that a run shows and keeps, after each of some steps.
+
+    In between an epoch ends, and learning rates fall; others have memory meanwhile, which is theirs.
+    """
+    seen, others = [], []
     for number in range(STEPS):
         results = {name: float(value) for name, value in step(batch(number)).items()}
-        others = disturb(gpu)
         assert all((a.host == 77).all() for a in others)
+        others = disturb(gpu)
         if number == WARM_UP + 1:
             system.end_epoch()
+        if number == WARM_UP + 2:
+            system.generator_adam.lr *= 0.5
+            system.discriminator_adam.lr *= 0.5
         state = {name: value.tobytes() for name, value in system.state_dict().items()}
         seen.append((list(results.items()), state, system.scalars(), mg.random.get_state()))
     return seen
@@ -116,29 +122,34 @@ def test_going_back_to_a_checkpoint(gpu: stand_in.Gpu) -> None:
     assert runs[0][0] != runs[0][1]
 
 
-def reading(system: Any, read: Callable[[Any], Any]) -> Callable[..., Any]:
-    """The system's step, which then looks at a loss."""
-    original = system.step
-
-    def step(real: mg.Tensor) -> Any:
-        results = original(real)
-        read(results)
-        return results
-
-    return step
-
-
 def test_a_step_that_waits_goes_on_as_python_runs_it(gpu: stand_in.Gpu) -> None:
     system = make("simpsons")
     expected = trained(gpu, system, system.step)
     system, said = make("simpsons"), []
-    system.step = reading(system, lambda results: float(results["loss_generator"]))
+    update = system.generator_adam.step
+
+    def waiting() -> None:  # where the discriminator is frozen
+        system.generator.parameters()[0].numpy()
+        update()
+
+    system.generator_adam.step = waiting
     step = GraphedStep(system, "cuda", said.append)
     assert trained(gpu, system, step) == expected
     [line] = said
     assert "without a CUDA graph: CaptureUnsupported: cudaErrorStreamCaptureUnsupported: download" in line
     assert "\n" not in line
     assert all(p.requires_grad for p in system.discriminator.parameters())
+
+
+def test_a_graph_of_operations_from_before_a_replay_is_out_of_date(gpu: stand_in.Gpu) -> None:
+    system = make("maxpool")
+    step = GraphedStep(system, "cuda", print)
+    for number in range(WARM_UP + 1):
+        step(batch(number))
+    y = system.generator(system.generator.noise(2)).sum()
+    step(batch(7))
+    with pytest.raises(mg.GraphError, match="was changed in place"):
+        y.backward()
 
 
 def test_more_numbers_than_a_graph_has(gpu: stand_in.Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
