@@ -226,7 +226,8 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
         parts = index if isinstance(index, tuple) else (index,)
         if not all(one is None or one is ... or isinstance(one, (int, slice)) for one in parts):
             raise NotImplementedError(f"index {index!r}: expected integers and slices")
-        return self._view(self.host[(*parts, ...)])  # with "..." even one element is a view
+        open_ended = parts if any(one is ... for one in parts) else (*parts, ...)
+        return self._view(self.host[open_ended])  # with "..." even one element is a view
 
     def __setitem__(self, index: Any, value: Any) -> None:
         part = self if index is ... else self[index]
@@ -239,10 +240,16 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
     def copy(self) -> "ndarray":
         return self.gpu.array("copy", self.shape, self.dtype, [self], np.copyto)
 
+    def __deepcopy__(self, memo: Any) -> "ndarray":
+        return self.copy()
+
     def astype(self, dtype: Any, copy: bool = True) -> "ndarray":
         if self.dtype == dtype and not copy:
             return self
         return self.gpu.array("astype", self.shape, dtype, [self], lambda y, x: np.copyto(y, x, casting="unsafe"))
+
+    def all(self) -> "ndarray":
+        return self.gpu.array("all", (), np.bool_, [self], lambda y, x: np.all(x, out=y))
 
     def sum(self, axis: Any = None, keepdims: bool = False, dtype: Any = None) -> "ndarray":
         axes = range(self.ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
@@ -342,6 +349,10 @@ class Module:
 
     def clip(self, x: ndarray, low: float, high: float) -> ndarray:
         return self.gpu.array("clip", x.shape, x.dtype, [x], lambda y, x: np.clip(x, low, high, out=y))
+
+    def stack(self, arrays: Sequence[ndarray]) -> ndarray:
+        shape = len(arrays), *arrays[0].shape
+        return self.gpu.array("stack", shape, arrays[0].dtype, arrays, lambda y, *xs: np.stack(xs, out=y))
 
     def concatenate(self, arrays: Sequence[ndarray], axis: int = 0) -> ndarray:
         shape = list(arrays[0].shape)

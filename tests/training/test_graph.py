@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import stand_in
 
 import minigan as mg
-from minigan import capture
+from minigan import capture, serialization
 from minigan.training import graph
 from minigan.training.graph import WARM_UP, GraphedStep
 
@@ -180,3 +180,33 @@ def test_a_batch_of_another_size_is_refused(gpu: stand_in.Gpu) -> None:
         step(batch(number))
     with pytest.raises(ValueError, match=r"expected a batch of \(3, 16, 16, 3\), as captured, got \(2, 16, 16, 3\)"):
         step(mg.tensor(np.zeros((2, 16, 16, 3), np.float32), device="cuda"))
+
+
+@pytest.mark.parametrize("name", ["cats", "began"])
+def test_a_run_with_a_graph_is_the_run_without(
+    name: str, train_example: Callable[..., None], gpu: stand_in.Gpu, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The whole program: batches, samples, an average, checkpoints, and a resume with the other."""
+    options = "--device", "cuda", "--preset", "small", "--average", "0.9"
+    train_example(name, *options, "--out", "without")
+    capsys.readouterr()
+    train_example(name, *options, "--out", "with", "--graph", "--steps", "6")
+    launched = [call for call in gpu.calls if call.kind == "graph"]
+    assert len(launched) == 6 - WARM_UP
+    assert "without a CUDA graph" not in capsys.readouterr().out
+    train_example(name, "--device", "cuda", "--out", "with", "--resume", "--steps", "7")
+    found = []
+    for run in (Path("without"), Path("with")):
+        row = (run / "log.csv").read_text().splitlines()[-1].rpartition(",")[0]  # without its speed
+        tensors, state = serialization.load_checkpoint(run / "checkpoints" / "000007.safetensors")
+        weights = {name: value.tobytes() for name, value in tensors.items()}
+        pixels = (run / "samples" / "000007.png").read_bytes()
+        found.append((row, weights, state["random"], state["system"], pixels))
+    assert found[0] == found[1]
+
+
+def test_a_run_without_a_gpu_says_that_there_is_no_graph(
+    train_example: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_example("anime", "--device", "cpu", "--graph", "--steps", "1")
+    assert "the step runs without a CUDA graph: device cpu has no graphs\n" in capsys.readouterr().out
