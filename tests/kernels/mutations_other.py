@@ -9,6 +9,7 @@ from mutate import Mutation
 
 LEAKY, ELU, LOSSES, NORM = "leaky_relu.cu", "elu.cu", "losses.cu", "batch_norm.cu"
 POOL, UPSAMPLE, ADAM, RANDOM, BATCH = "max_pool.cu", "upsample.cu", "adam.cu", "random.cu", "batch.cu"
+GRAPH = "graph.cu"
 
 TESTS = {
     LEAKY: "test_elementwise.py",
@@ -18,6 +19,7 @@ TESTS = {
     POOL: "test_pooling.py",
     UPSAMPLE: "test_pooling.py",
     ADAM: "test_adam.py",
+    GRAPH: "test_adam.py",
     RANDOM: "test_random.py",
     BATCH: "test_batch.py",
 }
@@ -144,7 +146,12 @@ MUTATIONS = [
         "reinterpret_cast<REAL*>(table.m[tensor])",
     ),
     Mutation("adam: some elements twice", ADAM, "i < end; i += THREADS", "i < end; i += THREADS / 2"),
+    Mutation("adam: numbers ignored", ADAM, "if (numbers)", "if (false)"),
+    Mutation("adam: one number for both", ADAM, "numbers[1]", "numbers[0]"),
+    Mutation("words: one too many", GRAPH, "i < count", "i <= count"),
+    Mutation("words: always the first", GRAPH, "source.words[i]", "source.words[0]"),
     # -- random numbers
+    Mutation("uniform: key ignored", RANDOM, "draw(key ? *key : seed", "draw(seed"),
     Mutation("philox: nine rounds", RANDOM, "round < 10", "round < 9"),
     Mutation("philox: constants swapped", RANDOM, "key1 += 0xBB67AE85u", "key1 += 0x9E3779B9u"),
     Mutation(
@@ -166,8 +173,8 @@ MUTATIONS = [
     Mutation(
         "uniform: a number in four threads",
         RANDOM,
-        "draw(seed, counter + thread, u)",
-        "draw(seed, counter + thread / 4, u)",
+        "draw(key ? *key : seed, counter + thread, u)",
+        "draw(key ? *key : seed, counter + thread / 4, u)",
     ),
     Mutation("normal: half of the angle", RANDOM, "sine_cosine(2 * u[j + 1]", "sine_cosine(u[j + 1]"),
     Mutation("normal: logarithm of 0", RANDOM, "log(1 - u[j])", "log(u[j])"),
