@@ -107,8 +107,7 @@ class Began(System):
         self.generator_adam.step()
         self.discriminator.requires_grad_(True)
 
-        # Where generated images are reconstructed too well, their loss below its share of the real images', k grows,
-        # and the discriminator attends to them more.
+        # While generated images' loss is below its share of the real ones', k grows: they then count for more.
         with mg.no_grad():
             balance = self.settings.gamma * loss_real - loss_gen_d
             m = loss_real + balance.abs()
