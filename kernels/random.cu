@@ -2,7 +2,8 @@
 //
 // Idea: Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011). It scrambles a 128-bit counter
 //   under a 64-bit key in ten rounds, so that thread i gets its numbers without those before it, and without a state in
-//   memory: the host adds to `counter` what was used: one for each thread that had elements.
+//   memory. The key is `seed`, or stands in memory where `key` is not null, for a graph that is replayed at each step. Who
+//   goes on under one key adds to `counter` what was used: one for each thread that had elements.
 // Thread -> output: thread i scrambles counter + i into four 32-bit words: elements 4i ... 4i + 3 in float, 2i and 2i + 1 in
 //   double (PER_THREAD).
 // Shared memory: none.
@@ -10,7 +11,6 @@
 // variants: {"REAL": ["float", "double"]}
 #include "common.cuh"
 
-// key: null, or where the seed is, for a graph that is replayed at each step.
 #define PER_THREAD static_cast<int>(16 / sizeof(REAL))
 
 // words: the counter in, the random numbers out.
