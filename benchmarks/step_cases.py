@@ -109,8 +109,22 @@ def build(case: Case) -> Any:
 # ---- the operations of a step ----------------------------------------------------------------------------------------
 
 
-def operations(case: Case) -> int:
-    """Multiplications and additions of all convolutions and dense layers in one training step, no result made twice.
+@dataclass(frozen=True)
+class Product:
+    """A convolution or a dense layer in a training step.
+
+    operations: of any of its three passes. elements: what a pass reads and writes, each once. times: how often a step
+    does it, on a batch of `Case.batch`.
+    """
+
+    name: str
+    operations: int
+    elements: Mapping[str, int]
+    times: Mapping[str, int]
+
+
+def products(case: Case) -> Iterator[Product]:
+    """All of them, no result made twice.
 
     Each layer of the generator goes forward for each generated batch (one that serves both updates, or two), and
     backward once. The discriminator goes forward for the real, the generated, and in the generator's update the
@@ -122,19 +136,32 @@ def operations(case: Case) -> int:
     sizes = {"image_size": s.image_size, "base_channels": s.base_channels, "z_size": s.z_size}
     networks = dict(zip("GD", mg.models.build(case.system, **sizes, **batch_norm), strict=True))
     forward_g = 1 if case.system in GENERATED_ONCE else 2
-    total = 0
     convolutions = iter(layers.layers(case.system, case.batch, **sizes))
     for network, module in networks.items():
-        first = True
+        first, dense = True, 0
         for name, p in module.named_parameters():
             if not name.endswith("weight"):
                 continue
-            each = 2 * case.batch * p.size if p.ndim == 2 else conv.operations(next(convolutions).geometry)
-            # forward, weights' gradients, inputs' gradients
-            passes = (forward_g, 1, 0 if first else 1) if network == "G" else (3, 2, 1 if first else 3)
-            total += sum(passes) * each
+            # of a transposed convolution, forward is the input gradient of the convolution that it transposes
+            forward, weight, inputs = (forward_g, 1, 0 if first else 1) if network == "G" else (3, 2, 1 if first else 3)
+            times = {"forward": forward, "input_grad": inputs, "weight_grad": weight}
+            if p.ndim == 2:
+                dense += 1
+                every = case.batch * (p.shape[0] + p.shape[1]) + p.size
+                elements = dict.fromkeys(times, every)
+                yield Product(f"{case.system} {network} dense {dense}", 2 * case.batch * p.size, elements, times)
+            else:
+                layer = next(convolutions)
+                if layer.transposed:
+                    times = {**times, "forward": inputs, "input_grad": forward}
+                elements = {one: conv.traffic(layer.geometry, one, 1) for one in times}
+                yield Product(layer.name, conv.operations(layer.geometry), elements, times)
             first = False
-    return total
+
+
+def operations(case: Case) -> int:
+    """Multiplications and additions of all convolutions and dense layers in one training step, no result made twice."""
+    return sum(product.operations * sum(product.times.values()) for product in products(case))
 
 
 # ---- the judge -------------------------------------------------------------------------------------------------------

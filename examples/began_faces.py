@@ -90,7 +90,7 @@ class Began(System):
 
     def step(self, real: mg.Tensor) -> dict[str, mg.Tensor | float]:
         """The discriminator, then the generator, with a z of its own; then k."""
-        k = self.k
+        k, numbers = self.k, self.schedule()
         with mg.no_grad():
             fake = self.generator(self.generator.noise(len(real)))
         loss_real = reconstruction_loss(self.discriminator, real)
@@ -107,16 +107,19 @@ class Began(System):
         self.generator_adam.step()
         self.discriminator.requires_grad_(True)
 
-        # Where generated images are reconstructed too well, their loss below its share of the real images', k grows,
-        # and the discriminator attends to them more.
+        # While generated images' loss is below its share of the real ones', k grows: they then count for more.
         with mg.no_grad():
             balance = self.settings.gamma * loss_real - loss_gen_d
             m = loss_real + balance.abs()
             self.k = (k + self.settings.step_of_k * balance).clip(0.0, 1.0)
             self.sum_of_m = self.sum_of_m + m
-        self.numbers["steps_in_epoch"] += 1
         losses = {"loss_real": loss_real, "loss_gen_D": loss_gen_d, "loss_D": loss_d, "loss_G": loss_g}
-        return {"k": k, **losses, "learning_rate": self.discriminator_adam.lr, "M": m}
+        return {"k": k, **losses, **numbers, "M": m}
+
+    def schedule(self) -> dict[str, float]:
+        """Counts the steps of an epoch, for its mean M."""
+        self.numbers["steps_in_epoch"] += 1
+        return {"learning_rate": self.discriminator_adam.lr}
 
     def end_epoch(self) -> None:
         """The learning rate falls after an epoch whose mean M was not below that of the one before."""

@@ -78,13 +78,17 @@ class Cats(System):
         self.generator_adam = optim.Adam(self.generator.parameters(), settings.lr_generator, settings.beta1)
         self.discriminator_adam = optim.Adam(self.discriminator.parameters(), settings.lr_discriminator, settings.beta1)
 
-    def step(self, real: mg.Tensor) -> dict[str, mg.Tensor]:
-        """The discriminator first, then the generator, with the same z."""
+    def schedule(self) -> dict[str, float]:
+        """The learning rates fall."""
         if self.settings.halve_every is not None:
             left = 0.5 ** (self.generator_adam.steps / self.settings.halve_every)
             self.generator_adam.lr = self.settings.lr_generator * left
             self.discriminator_adam.lr = self.settings.lr_discriminator * left
+        return {}
 
+    def step(self, real: mg.Tensor) -> dict[str, mg.Tensor]:
+        """The discriminator first, then the generator, with the same z."""
+        self.schedule()
         fake = self.generator(self.generator.noise(len(real)))
 
         # The discriminator should say 1 (less the smoothing) to real images and 0 to generated ones. The two batches go

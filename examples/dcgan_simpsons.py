@@ -84,13 +84,17 @@ class Simpsons(System):
             "noise": mg.random.uniform((), 0.0, settings.most_noise).item(),
         }
 
-    def step(self, real: mg.Tensor) -> dict[str, mg.Tensor]:
-        """The discriminator first, then the generator, with the same z."""
+    def schedule(self) -> dict[str, float]:
+        """The learning rates fall."""
         if self.settings.halve_every is not None:
             left = 0.5 ** (self.generator_adam.steps / self.settings.halve_every)
             self.generator_adam.lr = self.settings.lr_generator * left
             self.discriminator_adam.lr = self.settings.lr_discriminator * left
+        return {}
 
+    def step(self, real: mg.Tensor) -> dict[str, mg.Tensor]:
+        """The discriminator first, then the generator, with the same z."""
+        self.schedule()
         fake = self.generator(self.generator.noise(len(real)))
 
         # Noise on the real images alone, fresh at each step: seen through it they differ less from generated ones.

@@ -82,9 +82,10 @@ class Maxpool(System):
             fake = self.generator(self.generator.noise(count))
 
         # There is no batch norm, so each image is judged by itself, and the two batches can go in one.
-        target = mg.tensor([[1.0]] * count + [[0.0]] * count, device=self.device)
         judged = self.discriminator(F.concatenate([real, fake]))
-        d_loss = F.binary_cross_entropy_with_logits(judged, target)
+        loss_real = F.binary_cross_entropy_with_logits(judged[:count], 1.0)
+        loss_fake = F.binary_cross_entropy_with_logits(judged[count:], 0.0)
+        d_loss = 0.5 * (loss_real + loss_fake)
         self.discriminator_adam.zero_grad()
         d_loss.backward()
         self.discriminator_adam.step()

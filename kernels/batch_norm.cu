@@ -76,10 +76,11 @@ extern "C" __global__ void __launch_bounds__(256)
   }
 }
 
-// means, squares (chunks, channels) -> average, variance (channels), the biased one.   Grid: tiles of channels.
+// means, squares (chunks, channels) -> average, variance (channels), the biased one, and what normalises by them: inverse =
+// 1 / sqrt(variance + epsilon), scale = gamma inverse.   Grid: tiles of channels.
 extern "C" __global__ void __launch_bounds__(256)
-    combine_moments(const double* means, const double* squares, double* average, double* variance, int rows, int channels,
-                    int chunk_rows, int chunks) {
+    combine_moments(const double* means, const double* squares, const REAL* gamma, double* average, double* variance,
+                    double* inverse, double* scale, double epsilon, int rows, int channels, int chunk_rows, int chunks) {
   const int c = blockIdx.x * LANES + threadIdx.x;
   const bool inside = c < channels;
   double sum = 0;
@@ -95,7 +96,21 @@ extern "C" __global__ void __launch_bounds__(256)
   if (threadIdx.y == 0 && inside) {
     average[c] = mean;
     variance[c] = square / rows;
+    inverse[c] = 1 / sqrt(square / rows + epsilon);
+    scale[c] = gamma[c] * inverse[c];
   }
+}
+
+// running = momentum running + (1 - momentum) batch's, whose variance is the unbiased one. Null: there is none.   Grid: tiles
+// of channels.
+extern "C" __global__ void __launch_bounds__(256)
+    update_running(const double* average, const double* variance, REAL* running_mean, REAL* running_var, double momentum,
+                   int rows, int channels) {
+  const int c = blockIdx.x * LANES + threadIdx.x;
+  if (threadIdx.y != 0 || c >= channels) return;
+  const double unbiased = variance[c] * rows / (rows - 1);
+  if (running_mean) running_mean[c] = static_cast<REAL>(momentum * running_mean[c] + (1 - momentum) * average[c]);
+  if (running_var) running_var[c] = static_cast<REAL>(momentum * running_var[c] + (1 - momentum) * unbiased);
 }
 
 // y = leaky(scale (x - average) + beta), where leaky(v) = v > 0 ? v : negative * v; negative = 1: no LeakyReLU.

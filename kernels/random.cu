@@ -2,7 +2,8 @@
 //
 // Idea: Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011). It scrambles a 128-bit counter
 //   under a 64-bit key in ten rounds, so that thread i gets its numbers without those before it, and without a state in
-//   memory: the host adds to `counter` what was used: one for each thread that had elements.
+//   memory. The key is `seed`, or stands in memory where `key` is not null, for a graph that is replayed at each step. Who
+//   goes on under one key adds to `counter` what was used: one for each thread that had elements.
 // Thread -> output: thread i scrambles counter + i into four 32-bit words: elements 4i ... 4i + 3 in float, 2i and 2i + 1 in
 //   double (PER_THREAD).
 // Shared memory: none.
@@ -44,22 +45,24 @@ __device__ __forceinline__ void draw(unsigned long long seed, unsigned long long
   fractions(words, u);
 }
 
-// y (n): evenly from [low, high).
+// y (n): evenly from [low, high). last: the largest number below high, for sums that rounding takes to it.
 extern "C" __global__ void __launch_bounds__(256)
-    uniform(REAL* y, REAL low, REAL high, unsigned long long seed, unsigned long long counter, int n) {
+    uniform(REAL* y, REAL low, REAL high, REAL last, const unsigned long long* key, unsigned long long seed,
+            unsigned long long counter, int n) {
   const long long thread = grid_thread();
   REAL u[PER_THREAD];
-  draw(seed, counter + thread, u);
+  draw(key ? *key : seed, counter + thread, u);
   for (int j = 0; j < PER_THREAD; j++)
-    if (thread * PER_THREAD + j < n) y[thread * PER_THREAD + j] = low + (high - low) * u[j];
+    if (thread * PER_THREAD + j < n) y[thread * PER_THREAD + j] = min(low + (high - low) * u[j], last);
 }
 
 // y (n): normal. Box and Muller, 1958: two even numbers make two normal ones, by radius and angle.
 extern "C" __global__ void __launch_bounds__(256)
-    normal(REAL* y, REAL mean, REAL deviation, unsigned long long seed, unsigned long long counter, int n) {
+    normal(REAL* y, REAL mean, REAL deviation, const unsigned long long* key, unsigned long long seed,
+           unsigned long long counter, int n) {
   const long long thread = grid_thread();
   REAL u[PER_THREAD];
-  draw(seed, counter + thread, u);
+  draw(key ? *key : seed, counter + thread, u);
   for (int j = 0; j < PER_THREAD; j += 2) {
     const REAL radius = deviation * sqrt(-2 * log(1 - u[j]));  // 1 - u is in (0, 1]
     REAL sine, cosine;

@@ -142,6 +142,11 @@ def contiguous(device: str, *arrays: Array) -> tuple[Array, ...]:
     return tuple(array_module(device).asarray(a, order="C") for a in arrays)
 
 
+def address(array: Array) -> int:
+    """Where its memory begins."""
+    return array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr
+
+
 def memory_errors() -> tuple[type[Exception], ...]:
     """What is raised where memory runs out, on the CPU and, if CuPy is in use, on a GPU."""
     in_use = "cupy" in sys.modules

@@ -219,21 +219,32 @@ def _scalar(value: Any, kind: str, source: Source, variant: Variant, what: str) 
 
 def _struct(value: Any, kind: str, source: Source, variant: Variant, what: str) -> np.ndarray:
     """A mapping as the C struct of that name, every field checked like an argument."""
-    fields = dict(source.structs[kind])
+    # "rows", or "rows[80]" for an array
+    declared = {name.partition("[")[0]: (name, field_kind) for name, field_kind in source.structs[kind]}
     if not isinstance(value, Mapping):
-        raise TypeError(f"{what}: expected a mapping of the fields {', '.join(fields)}, got {_describe(value)}")
-    if set(value) != set(fields):
-        raise TypeError(f"{what}: expected the fields {', '.join(fields)}, got {', '.join(map(str, value))}")
+        raise TypeError(f"{what}: expected a mapping of the fields {', '.join(declared)}, got {_describe(value)}")
+    if set(value) != set(declared):
+        raise TypeError(f"{what}: expected the fields {', '.join(declared)}, got {', '.join(map(str, value))}")
     items = {}
-    for name, field_kind in fields.items():
-        resolved = _resolve(field_kind, source, variant)
+    for name, (full_name, field_kind) in declared.items():
+        resolved, where = _resolve(field_kind, source, variant), f"{what}, field {name}"
         if resolved not in SCALARS:
-            raise TypeError(f"{what}: field {name} has C type {resolved!r}; use one of {', '.join(SCALARS)}")
-        items[name] = _scalar(value[name], resolved, source, variant, f"{what}, field {name}")
-    packed = np.zeros((), np.dtype([(name, item.dtype) for name, item in items.items()], align=True))
+            raise TypeError(f"{where} has C type {resolved!r}; use one of {', '.join(SCALARS)}")
+        length = full_name.partition("[")[2].rstrip("]")
+        if length:
+            items[name] = _field_array(value[name], SCALARS[resolved], int(_resolve(length, source, variant)), where)
+        else:
+            items[name] = _scalar(value[name], resolved, source, variant, where)
+    packed = np.zeros((), np.dtype([(name, item.dtype, item.shape) for name, item in items.items()], align=True))
     for name, item in items.items():
         packed[name] = item
     return packed
+
+
+def _field_array(value: Any, dtype: np.dtype, length: int, what: str) -> np.ndarray:
+    if not isinstance(value, np.ndarray) or value.dtype != dtype or value.ndim != 1 or len(value) > length:
+        raise TypeError(f"{what}: expected a NumPy array of at most {length} {dtype}, got {_describe(value)}")
+    return np.concatenate([value, np.zeros(length - len(value), dtype)])
 
 
 def _describe(value: Any) -> str:

@@ -123,8 +123,15 @@ class Sequential(Module):
             setattr(self, str(i), module)
 
     def forward(self, x: Tensor) -> Tensor:
-        for _, module in self.named_children():
-            x = module(x)
+        modules = list(self)
+        while modules:
+            module, *modules = modules
+            following = modules[0] if modules else None
+            if type(module) is BatchNorm2d and type(following) is LeakyReLU:
+                x = module.forward(x, following.slope)  # one op, which neither writes nor keeps what lies between
+                modules.pop(0)
+            else:
+                x = module(x)
         return x
 
     def __getitem__(self, index: int) -> Module:
@@ -235,9 +242,10 @@ class BatchNorm2d(Module):
         self.running_mean = Tensor(init.zeros(shape))
         self.running_var = Tensor(init.ones(shape))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, slope: float = 1.0) -> Tensor:
+        """slope: of a LeakyReLU behind it, computed along; 1 is none."""
         running = self.running_mean, self.running_var
-        return F.batch_norm(x, self.gamma, self.beta, *running, self.training, self.momentum, self.epsilon)
+        return F.batch_norm(x, self.gamma, self.beta, *running, self.training, self.momentum, self.epsilon, slope)
 
 
 class LeakyReLU(Module):

@@ -5,13 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from minigan.backend import Array, array_module, contiguous, dispatch, is_cuda, to_device, to_numpy
+from minigan.backend import Array, address, contiguous, dispatch, to_device, to_numpy
+from minigan.capture import active
 from minigan.cpu import jit, parallel_flat
 from minigan.kernel_launch import C_REALS, launch
 from minigan.tensor import Tensor
 
 Quadruple = tuple[Array, ...]  # a parameter, its gradient, and its two moments
-BLOCK_ELEMENTS = 2048  # how many a block of adam.cu updates
+# adam.cu: elements that a block updates, tensors of a launch
+BLOCK_ELEMENTS, MOST_TENSORS = 2048, 80
 
 
 @jit
@@ -29,19 +31,34 @@ def _adam_cpu(tensors: Sequence[Quadruple], *numbers: float) -> None:
         _write_back(arrays, flat)
 
 
-def _adam_cuda(device: str, tensors: Sequence[Quadruple], *numbers: float) -> None:
-    """All of one dtype, in one launch."""
-    flat = [contiguous(device, *arrays) for arrays in tensors]
-    sizes = np.array([w.size for w, *_ in flat])
-    ends = np.cumsum(-(-sizes // BLOCK_ELEMENTS))
-    addresses = [[a.data.ptr if is_cuda(device) else a.ctypes.data for a in arrays] for arrays in flat]
-    firsts = np.concatenate([[0], ends[:-1]])
-    table = np.column_stack([np.array(addresses, np.uint64), sizes.astype(np.uint64), firsts.astype(np.uint64)])
-    if ends[-1]:
-        args = [array_module(device).asarray(table), *map(float, numbers), len(flat)]
-        launch("adam.cu", "adam", ends[-1], 256, args, device=device, macros={"REAL": C_REALS[flat[0][0].dtype]})
-    for before, after in zip(tensors, flat, strict=True):
-        _write_back(before, after)
+def _adam_cuda(
+    device: str,
+    tensors: Sequence[Quadruple],
+    rate: float,
+    keep1: float,
+    keep2: float,
+    epsilon: float,
+    numbers: Array | None = None,
+) -> None:
+    """All of one dtype, in one launch for each MOST_TENSORS. numbers: rate and epsilon in device memory, instead."""
+    for start in range(0, len(tensors), MOST_TENSORS):
+        part = tensors[start : start + MOST_TENSORS]
+        flat = [contiguous(device, *arrays) for arrays in part]
+        sizes = np.array([w.size for w, *_ in flat], np.uint64)
+        ends = np.cumsum([-(-w.size // BLOCK_ELEMENTS) for w, *_ in flat])
+        addresses = np.array([[address(a) for a in arrays] for arrays in flat], np.uint64)
+        table = dict(zip("wgmv", addresses.T, strict=True))
+        if ends[-1]:
+            firsts = np.concatenate([[0], ends[:-1]]).astype(np.uint32)
+            args = [
+                {**table, "size": sizes, "first": firsts},
+                numbers,
+                *map(float, (rate, keep1, keep2, epsilon)),
+                len(flat),
+            ]
+            launch("adam.cu", "adam", ends[-1], 256, args, device=device, macros={"REAL": C_REALS[flat[0][0].dtype]})
+        for before, after in zip(part, flat, strict=True):
+            _write_back(before, after)
 
 
 def _write_back(arrays: Quadruple, flat: Quadruple) -> None:
@@ -97,15 +114,20 @@ class Adam:
                     if type(moments[i]) is not type(p.data):
                         moments[i] = to_device(moments[i], p.device)
                 groups.setdefault((p.device, p.dtype), []).append((p.data, p.grad.data, self._m[i], self._v[i]))
-        self.steps += 1
-        correction1, correction2 = 1 - self.beta1**self.steps, 1 - self.beta2**self.steps
-        # m^ / (sqrt(v^) + epsilon), with the corrections taken out of the loop over the elements
-        rate, epsilon = self.lr * correction2**0.5 / correction1, self.epsilon * correction2**0.5
+        capture = active()
+        rate, epsilon = self._next_numbers() if capture is None else (0.0, 0.0)
+        later = () if capture is None else (capture.numbers(self._next_numbers, "float64", 2),)
         for (device, _), tensors in groups.items():
-            adam_update(device, tensors, rate, 1 - self.beta1, 1 - self.beta2, epsilon)
+            adam_update(device, tensors, rate, 1 - self.beta1, 1 - self.beta2, epsilon, *later)
         for p in self.parameters:
             if p.grad is not None:
                 p.mark_changed()
+
+    def _next_numbers(self) -> tuple[float, float]:
+        """Counts a step. m^ / (sqrt(v^) + epsilon), with the corrections taken out of the loop over the elements."""
+        self.steps += 1
+        correction1, correction2 = 1 - self.beta1**self.steps, 1 - self.beta2**self.steps
+        return self.lr * correction2**0.5 / correction1, self.epsilon * correction2**0.5
 
     def zero_grad(self) -> None:
         """Forgets the parameters' gradients."""

@@ -278,7 +278,8 @@ def as_tensor(value: Operand, like: Tensor) -> Tensor:
         return value
     if isinstance(value, Real) or (isinstance(value, np.ndarray) and value.ndim == 0):
         with on_device(like.device):
-            return Tensor(array_module(like.device).asarray(value, dtype=like.dtype), device=like.device)
+            # Filled in by a kernel on a GPU: a copy from the host would have to wait.
+            return Tensor(array_module(like.device).full((), float(value), like.dtype), device=like.device)
     if not hasattr(value, "dtype"):
         raise TypeError(f"expected a tensor, a number or an array, got {value!r}")
     if _on_cuda(value) != is_cuda(like.device):
@@ -442,6 +443,8 @@ class Fused(Op, abstract=True):
     def backward(self, gy: Tensor) -> tuple[Tensor | None, ...]:
         if not is_grad_enabled():
             arrays = self.gradients(gy.data)
+            if not is_cuda(self.device):  # NumPy turns arrays without dimensions into scalars
+                arrays = tuple(None if a is None else np.asarray(a) for a in arrays)
             return tuple(None if a is None else Tensor(a, device=self.device) for a in arrays)
         # Differentiate through stand-ins: `gy` may itself depend on the inputs, and only their direct use counts here.
         stand_ins = tuple(t.reshape(t.shape) for t in self.inputs)

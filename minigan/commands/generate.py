@@ -27,7 +27,7 @@ def run(given: argparse.Namespace) -> None:
     columns = _columns(given.grid, given.count) if given.grid else None
     generator = load_generator(given.folder, given.device)
     mg.manual_seed(given.seed)
-    save_images(generator.generate(generator.noise(given.count)), given.out, columns)
+    save_images(generator.generate(generator.noise(given.count, "cpu")), given.out, columns)
     print(f"{given.out}: {given.count} images")
 
 

@@ -35,9 +35,8 @@ def run(given: argparse.Namespace) -> None:
     check_target(given.out, ".gif", ".png")
     generator = load_generator(given.folder, given.device)
     mg.manual_seed(given.seed)
-    points = generator.noise(given.points)
-    z = closed_path(points.numpy(), given.frames)
-    images = generator.generate(mg.tensor(z, device=points.device))
+    z = closed_path(generator.noise(given.points, "cpu").numpy(), given.frames)
+    images = generator.generate(mg.tensor(z, device="cpu"))
     if kind == ".gif":
         save_loop(images, given.out)
     else:

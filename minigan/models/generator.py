@@ -25,14 +25,20 @@ class Generator(nn.Sequential):
         super().__init__(*layers)
         self.z_shape, self.normal, self.pixels = z_shape, normal, pixels
 
-    def noise(self, count: int) -> Tensor:
-        """Fresh latent vectors for `count` images, from minigan's generator of random numbers."""
-        shape, device = (count, *self.z_shape), self.parameters()[0].device
+    def noise(self, count: int, device: str | None = None) -> Tensor:
+        """Fresh latent vectors for `count` images, from minigan's generator of random numbers.
+
+        device: None is the network's own. On "cpu" a seed gives the same z whatever the network is on.
+        """
+        shape, device = (count, *self.z_shape), device or self.parameters()[0].device
         return random.normal(shape, device=device) if self.normal else random.uniform(shape, -1, 1, device)
 
     def generate(self, z: Tensor, batch_size: int = 64) -> np.ndarray:
-        """uint8 images (N, H, W, 3), by the running statistics of batch norm: each depends on its own z alone."""
-        training = self.training
+        """uint8 images (N, H, W, 3), by the running statistics of batch norm: each depends on its own z alone.
+
+        z: (N, *z_shape), on any device.
+        """
+        training, z = self.training, z.to(self.parameters()[0].device)
         self.eval()
         with no_grad():
             images = np.concatenate([self(z[i : i + batch_size]).numpy() for i in range(0, len(z), batch_size)])

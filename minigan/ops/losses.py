@@ -2,16 +2,23 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
-from minigan.backend import Array, array_module, contiguous, dispatch
-from minigan.kernel_launch import launch_elements
+from minigan.backend import Array, array_module, contiguous, dispatch, on_device
+from minigan.kernel_launch import C_REALS, Macros, launch, launch_elements
 from minigan.ops.elementwise import abs
 from minigan.ops.reduce import broadcast_to, mean
-from minigan.ops.sigmoid import sigmoid
-from minigan.tensor import Op, Operand, Tensor, as_tensor
+from minigan.ops.sigmoid import logistic, sigmoid
+from minigan.tensor import Fused, Op, Operand, Tensor, as_tensor
+
+Samples = Iterator[tuple[tuple[np.ndarray, ...], dict[str, Any]]]
+
+THREADS = 256
+BLOCKS = 1024  # at most, of a sum: each thread takes more elements of a larger one
 
 
 def _logistic_loss_cpu(z: Array, t: Array) -> Array:
@@ -47,9 +54,102 @@ class LogisticLoss(Op):
         return -t * np.log(p) - (1 - t) * np.log(1 - p)
 
     @staticmethod
-    def samples(rng: np.random.Generator) -> Iterator[tuple[tuple[np.ndarray, ...], dict[str, Any]]]:
+    def samples(rng: np.random.Generator) -> Samples:
         for shape in ((1, 1), (7, 1), (19,), (33, 3)):
             yield (rng.uniform(-4, 4, shape), rng.uniform(0, 1, shape)), {}
+
+
+def _mean(y: Array) -> Array:
+    return np.asarray(y.mean(dtype=np.float64), y.dtype)
+
+
+def _mean_logistic_cpu(z: Array, t: Array) -> Array:
+    return _mean(_logistic_loss_cpu(z, t))
+
+
+def _mean_logistic_gradient_cpu(z: Array, t: Array, gy: Array) -> Array:
+    return gy / z.size * (logistic(np, z) - t)
+
+
+def _mean_l1_cpu(a: Array, b: Array) -> Array:
+    return _mean(np.abs(a - b))
+
+
+def _mean_l1_gradient_cpu(a: Array, b: Array, gy: Array) -> Array:
+    return gy / a.size * np.sign(a - b)
+
+
+def _mean_cuda(kernel: str, device: str, a: Array, b: Array) -> Array:
+    """The kernel's sums of blocks, and their mean."""
+    blocks = min(-(-a.size // THREADS), BLOCKS)
+    macros: Macros = {"REAL": C_REALS[a.dtype]}
+    sums, y = array_module(device).empty(blocks, np.float64), array_module(device).empty((), a.dtype)
+    for name, grid, args in (
+        (kernel, blocks, [*contiguous(device, a, b), sums, a.size]),
+        ("mean_of_sums", 1, [sums, y, blocks, a.size]),
+    ):
+        launch("losses.cu", name, grid, THREADS, args, device=device, macros=macros)
+    return y
+
+
+def _gradient_cuda(kernel: str, device: str, a: Array, b: Array, gy: Array) -> Array:
+    ga = array_module(device).empty(a.shape, a.dtype)
+    launch_elements("losses.cu", kernel, a.size, [*contiguous(device, a, b, gy), ga], device=device, dtype=a.dtype)
+    return ga
+
+
+mean_logistic = dispatch(cpu=_mean_logistic_cpu, cuda=partial(_mean_cuda, "logistic_sums"))
+mean_logistic_gradient = dispatch(cpu=_mean_logistic_gradient_cpu, cuda=partial(_gradient_cuda, "logistic_gradient"))
+mean_l1 = dispatch(cpu=_mean_l1_cpu, cuda=partial(_mean_cuda, "l1_sums"))
+mean_l1_gradient = dispatch(cpu=_mean_l1_gradient_cpu, cuda=partial(_gradient_cuda, "l1_gradient"))
+
+
+@dataclass
+class MeanLogisticLoss(Fused):
+    """The mean of LogisticLoss over all n elements.   gz = gy (sigmoid(z) - t) / n, gt = -gy z / n."""
+
+    def forward(self, z: Array, t: Array) -> Array:
+        return mean_logistic(self.device, z, t)
+
+    def gradients(self, gy: Array) -> tuple[Array | None, ...]:
+        z, t = (one.data for one in self.inputs)
+        gz = mean_logistic_gradient(self.device, z, t, gy) if self.needed[0] else None
+        return gz, gy / -z.size * z if self.needed[1] else None
+
+    def composed(self, *inputs: Tensor) -> Tensor:
+        return mean(LogisticLoss()(*inputs))
+
+    @staticmethod
+    def reference(z: np.ndarray, t: np.ndarray) -> np.ndarray:
+        return LogisticLoss.reference(z, t).mean()
+
+    samples = staticmethod(LogisticLoss.samples)
+
+
+@dataclass
+class MeanAbsoluteDifference(Fused):
+    """The mean of |a - b| over all n elements.   ga = gy sign(a - b) / n, with sign 0 = 0; gb = -ga."""
+
+    def forward(self, a: Array, b: Array) -> Array:
+        return mean_l1(self.device, a, b)
+
+    def gradients(self, gy: Array) -> tuple[Array | None, ...]:
+        ga = mean_l1_gradient(self.device, *(one.data for one in self.inputs), gy)
+        return ga if self.needed[0] else None, -ga if self.needed[1] else None
+
+    def composed(self, *inputs: Tensor) -> Tensor:
+        a, b = inputs
+        return mean(abs(a - b))
+
+    @staticmethod
+    def reference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return np.abs(a - b).mean()
+
+    @staticmethod
+    def samples(rng: np.random.Generator) -> Samples:
+        for shape in ((1, 1), (7, 1), (19,), (33, 3)):
+            b = rng.standard_normal(shape)
+            yield (b + rng.uniform(0.1, 2.0, shape) * rng.choice([-1.0, 1.0], shape), b), {}
 
 
 def binary_cross_entropy_with_logits(logits: Tensor, target: Operand) -> Tensor:
@@ -57,6 +157,10 @@ def binary_cross_entropy_with_logits(logits: Tensor, target: Operand) -> Tensor:
 
     logits z: any shape, before any sigmoid. target t: a tensor of that shape, or a number for all, in [0, 1].
     """
+    if isinstance(target, Real):
+        with on_device(logits.device):
+            full = array_module(logits.device).full(logits.shape, float(target), logits.dtype)
+        target = Tensor(full, device=logits.device)
     t = as_tensor(target, logits)
     if t.ndim == 0:
         t = broadcast_to(t, logits.shape)
@@ -64,7 +168,8 @@ def binary_cross_entropy_with_logits(logits: Tensor, target: Operand) -> Tensor:
         raise ValueError(
             f"binary_cross_entropy_with_logits: expected a target of shape {logits.shape} or a number, got {t.shape}"
         )
-    return mean(LogisticLoss()(logits, t))
+    _expect_elements("binary_cross_entropy_with_logits", logits)
+    return MeanLogisticLoss()(logits, t)
 
 
 def l1_loss(a: Tensor, b: Operand) -> Tensor:
@@ -72,4 +177,10 @@ def l1_loss(a: Tensor, b: Operand) -> Tensor:
     b = as_tensor(b, a)
     if a.shape != b.shape:
         raise ValueError(f"l1_loss: expected two tensors of one shape, got {a.shape} and {b.shape}")
-    return mean(abs(a - b))
+    _expect_elements("l1_loss", a)
+    return MeanAbsoluteDifference()(a, b)
+
+
+def _expect_elements(what: str, x: Tensor) -> None:
+    if not x.size:
+        raise ValueError(f"{what}: expected at least one element, got shape {x.shape}")

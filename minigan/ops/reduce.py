@@ -51,7 +51,7 @@ class Sum(Op):
             return y.reshape(_kept(x.shape, self.axis)) if self.keepdims else y
         # NumPy adds up leading axes one by one, which in float32 loses digits; CuPy adds in a tree.
         wide = np.float64 if isinstance(x, np.ndarray) else x.dtype
-        return x.sum(axis=self.axis, keepdims=self.keepdims, dtype=wide).astype(x.dtype)
+        return x.sum(axis=self.axis, keepdims=self.keepdims, dtype=wide).astype(x.dtype, copy=False)
 
     def backward(self, gy: Tensor) -> tuple[Tensor | None, ...]:
         (x,) = self.inputs

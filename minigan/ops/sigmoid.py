@@ -15,6 +15,12 @@ def _samples(rng: np.random.Generator) -> Iterator[tuple[tuple[np.ndarray, ...],
         yield (rng.uniform(-3, 3, shape),), {}
 
 
+def logistic(xp: Any, x: Array) -> Array:
+    """1 / (1 + e^-x), by e^-|x| alone, which does not overflow, and without differences of nearly equal numbers."""
+    e = xp.exp(-xp.abs(x))
+    return xp.asarray(xp.where(x >= 0, 1, e) / (1 + e), dtype=x.dtype)
+
+
 @dataclass
 class Tanh(Op):
     """y = tanh x.   gx = gy (1 - y^2)."""
@@ -42,10 +48,7 @@ class Sigmoid(Op):
     keeps_output = True
 
     def forward(self, x: Array) -> Array:
-        # Only e^-|x|, which does not overflow, and no difference of nearly equal numbers.
-        xp = array_module(self.device)
-        e = xp.exp(-xp.abs(x))
-        self.y = xp.asarray(xp.where(x >= 0, 1, e) / (1 + e), dtype=x.dtype)
+        self.y = logistic(array_module(self.device), x)
         return self.y
 
     def backward(self, gy: Tensor) -> tuple[Tensor | None, ...]:

@@ -19,6 +19,7 @@ from minigan.training.command_line import Options, fail
 from minigan.training.dataset import Dataset
 from minigan.training.errors import UserError
 from minigan.training.feed import feed
+from minigan.training.graph import GraphedStep
 from minigan.training.health import Health, non_finite
 from minigan.training.interrupt import Interrupt, deferred_interrupts
 from minigan.training.run import Run, checkpoints_in
@@ -62,6 +63,7 @@ class _Training:
             self.system = make()
         except ValueError as error:
             raise UserError(str(error)) from None
+        self.train_on: Callable[[Tensor], Any] = lambda real: self.system.step(real)
         if options.average:
             self.system.average = average_of(self.system.generator)
         self.batches: Batches = dataset.batches(options, self.system.generator.pixels, self.say)
@@ -124,6 +126,8 @@ class _Training:
         """At least one step, so that a new run has something to resume from however early a signal comes."""
         metrics_every = self.options.metrics_every
         self.say(f"{self.run.folder}: steps {self.step + 1:,} to {steps:,} of {self.settings.batch_size} images")
+        if self.options.graph:
+            self.train_on = GraphedStep(self.system, self.options.device, self.say)
         real = feed(self.batches, self.options.device)
         started = time.perf_counter()
         last = False
@@ -153,7 +157,7 @@ class _Training:
     def _one_step(self, real: Tensor) -> Any:
         """One training step, and what follows from it."""
         try:
-            results = self.system.step(real)
+            results = self.train_on(real)
         except memory_errors() as error:
             raise UserError(_out_of_memory(self.settings.batch_size, self.options.device)) from error
         except FloatingPointError as error:  # MINIGAN_DEBUG=1; the traceback says which line of the example it was

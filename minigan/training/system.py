@@ -46,6 +46,13 @@ class System:
         """Trains on one batch of real images (N, H, W, 3); returns what the log shows: losses, of no dimensions."""
         raise NotImplementedError(f"{type(self).__name__} defines no step")
 
+    def schedule(self) -> dict[str, float]:
+        """What a step does on the host alone: learning rates, counts; returns what of it the log shows.
+
+        `step` calls it first; whatever replays a step as a graph calls it, too, for the graph does the rest alone.
+        """
+        return {}
+
     def end_epoch(self) -> None:
         """Called after the last step of each epoch; a learning rate may follow."""
 
@@ -61,7 +68,7 @@ class System:
             for key, value in part.state_dict().items()
             if isinstance(value, np.ndarray)
         }
-        return {**parts, **{name: np.array(tensor.numpy()) for name, tensor in self._tensors().items()}}
+        return {**parts, **{name: np.array(tensor.numpy()) for name, tensor in self.tensors().items()}}
 
     def scalars(self) -> dict[str, dict[str, float]]:
         """The rest of the state: each optimizer's numbers, and `numbers`."""
@@ -77,12 +84,17 @@ class System:
         for name, part in self._parts().items():
             own = {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}
             part.load_state_dict({**own, **scalars.get(name, {})})
-        for name, tensor in self._tensors().items():
+        for name, tensor in self.tensors().items():
             setattr(self, name, Tensor(to_device(tensors[name], tensor.device), device=tensor.device))
         self.numbers = dict(scalars["numbers"])
 
     def _parts(self) -> dict[str, nn.Module | Adam]:
         return {name: value for name, value in vars(self).items() if isinstance(value, (nn.Module, Adam))}
 
-    def _tensors(self) -> dict[str, Tensor]:
+    def modules(self) -> list[nn.Module]:
+        """Its networks."""
+        return [part for part in self._parts().values() if isinstance(part, nn.Module)]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors of its state, besides those of networks and optimizers."""
         return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}

@@ -437,3 +437,43 @@ def test_wrong_seeds(wrong: Any) -> None:
     with pytest.raises(ValueError) as error:
         mg.manual_seed(wrong)
     assert_one_line(error, "whole number", f"got {wrong!r}")
+
+
+def test_sequential_computes_batch_norm_and_the_leaky_relu_behind_it_as_one(device: str) -> None:
+    """The numbers, the names and the running statistics are those of layer after layer; one op less is there."""
+    results = []
+    for together in (True, False):
+        random.manual_seed(3)
+        net = nn.Sequential(nn.Conv2d(2, 5, 3), nn.BatchNorm2d(5), nn.LeakyReLU(0.3), nn.LeakyReLU(0.1)).to(device)
+        x = random.normal((4, 7, 9, 2), device=device)
+        if together:
+            y = net(x)
+        else:
+            y = x
+            for layer in net:
+                y = layer(y)
+        assert y.op is not None
+        before = y.op.inputs[0].op
+        name = type(before).__name__, vars(before)["slope"]
+        (y * y).sum().backward()
+        net.eval()
+        results.append([y, *(p.grad for p in net.parameters()), net(x), *net.state_dict().values()])
+        assert name == (("BatchNorm", 0.3) if together else ("LeakyReLU", 0.3))
+        assert [name for name, _ in net.named_parameters()] == ["0.weight", "0.bias", "1.gamma", "1.beta"]
+    for one, two in zip(*results, strict=True):
+        assert_close(one, two, rounding(np.float32))
+
+
+def test_sequential_leaves_other_layers_alone() -> None:
+    """A layer of a user's own class may do something else, and a LeakyReLU in front is not one behind."""
+
+    class Own(nn.BatchNorm2d):
+        def forward(self, x: mg.Tensor, slope: float = 1.0) -> mg.Tensor:
+            return super().forward(x, slope) * 2.0
+
+    x = random.normal((4, 3, 3, 5))
+    for layers in ((Own(5), nn.LeakyReLU(0.5)), (nn.LeakyReLU(0.5), nn.BatchNorm2d(5)), (nn.BatchNorm2d(5),)):
+        expected = x
+        for layer in layers:
+            expected = layer(expected)
+        assert_same(nn.Sequential(*layers)(x), expected)

@@ -9,6 +9,7 @@ from mutate import Mutation
 
 LEAKY, ELU, LOSSES, NORM = "leaky_relu.cu", "elu.cu", "losses.cu", "batch_norm.cu"
 POOL, UPSAMPLE, ADAM, RANDOM, BATCH = "max_pool.cu", "upsample.cu", "adam.cu", "random.cu", "batch.cu"
+GRAPH = "graph.cu"
 
 TESTS = {
     LEAKY: "test_elementwise.py",
@@ -18,6 +19,7 @@ TESTS = {
     POOL: "test_pooling.py",
     UPSAMPLE: "test_pooling.py",
     ADAM: "test_adam.py",
+    GRAPH: "test_adam.py",
     RANDOM: "test_random.py",
     BATCH: "test_batch.py",
 }
@@ -79,6 +81,12 @@ MUTATIONS = [
         "combine: between chunks forgotten", NORM, " + min(chunk_rows, rows - i * chunk_rows) * d * d", " + 0 * d"
     ),
     Mutation("combine: unbiased variance", NORM, "variance[c] = square / rows", "variance[c] = square / (rows - 1)"),
+    Mutation("combine: no epsilon", NORM, "sqrt(square / rows + epsilon)", "sqrt(square / rows)"),
+    Mutation("combine: gamma forgotten", NORM, "scale[c] = gamma[c] * inverse[c]", "scale[c] = inverse[c]"),
+    Mutation("running: biased variance", NORM, "variance[c] * rows / (rows - 1)", "variance[c]"),
+    Mutation("running: always a mean", NORM, "if (running_mean) running_mean", "running_mean"),
+    Mutation("running: momentum of the batch", NORM, "(1 - momentum) * average[c]", "momentum * average[c]"),
+    Mutation("running: channels unguarded", NORM, "threadIdx.y != 0 || c >= channels", "threadIdx.y != 0"),
     Mutation("affine: the mean's rounding lost", NORM, "beta - scale * (average - centre)", "beta"),
     Mutation(
         "normalize: slope on the wrong side",
@@ -124,16 +132,26 @@ MUTATIONS = [
     Mutation("sum blocks: last row lost", UPSAMPLE, "a < scale; a++", "a < scale - 1; a++"),
     Mutation("sum blocks: another element", UPSAMPLE, "  y[i] = sum;", "  y[i] = y[n] = sum;"),
     # -- Adam
-    Mutation("adam: the tensor before", ADAM, "+ 5] <= blockIdx.x", "+ 5] < blockIdx.x"),
+    Mutation("adam: the tensor before", ADAM, "first[middle] <= blockIdx.x", "first[middle] < blockIdx.x"),
     Mutation("adam: the last tensor never", ADAM, "end = tensors; end", "end = tensors - 1; end"),
-    Mutation("adam: block of the launch", ADAM, "(blockIdx.x - row[5])", "(blockIdx.x)"),
+    Mutation("adam: block of the launch", ADAM, "(blockIdx.x - table.first[tensor])", "(blockIdx.x)"),
     Mutation("adam: no end", ADAM, "min(first + BLOCK_ELEMENTS, size)", "first + BLOCK_ELEMENTS"),
     Mutation("adam: blocks too short", ADAM, "BLOCK_ELEMENTS 2048", "BLOCK_ELEMENTS 1024"),
     Mutation("adam: rates swapped", ADAM, "v[i] += keep2", "v[i] += keep1"),
     Mutation("adam: epsilon under the root", ADAM, "(sqrt(v[i]) + epsilon)", "sqrt(v[i] + epsilon)"),
-    Mutation("adam: moments swapped", ADAM, "reinterpret_cast<REAL*>(row[3])", "reinterpret_cast<REAL*>(row[2])"),
+    Mutation(
+        "adam: moments swapped",
+        ADAM,
+        "reinterpret_cast<REAL*>(table.v[tensor])",
+        "reinterpret_cast<REAL*>(table.m[tensor])",
+    ),
     Mutation("adam: some elements twice", ADAM, "i < end; i += THREADS", "i < end; i += THREADS / 2"),
+    Mutation("adam: numbers ignored", ADAM, "if (numbers)", "if (false)"),
+    Mutation("adam: one number for both", ADAM, "numbers[1]", "numbers[0]"),
+    Mutation("words: one too many", GRAPH, "i < count", "i <= count"),
+    Mutation("words: always the first", GRAPH, "source.words[i]", "source.words[0]"),
     # -- random numbers
+    Mutation("uniform: key ignored", RANDOM, "draw(key ? *key : seed", "draw(seed"),
     Mutation("philox: nine rounds", RANDOM, "round < 10", "round < 9"),
     Mutation("philox: constants swapped", RANDOM, "key1 += 0xBB67AE85u", "key1 += 0x9E3779B9u"),
     Mutation(
@@ -148,14 +166,15 @@ MUTATIONS = [
     Mutation(
         "uniform: an element too many",
         RANDOM,
-        "j < n) y[thread * PER_THREAD + j] = low",
-        "j <= n) y[thread * PER_THREAD + j] = low",
+        "j < n) y[thread * PER_THREAD + j] = min",
+        "j <= n) y[thread * PER_THREAD + j] = min",
     ),
+    Mutation("uniform: up to its end", RANDOM, "min(low + (high - low) * u[j], last)", "low + (high - low) * u[j]"),
     Mutation(
         "uniform: a number in four threads",
         RANDOM,
-        "draw(seed, counter + thread, u)",
-        "draw(seed, counter + thread / 4, u)",
+        "draw(key ? *key : seed, counter + thread, u)",
+        "draw(key ? *key : seed, counter + thread / 4, u)",
     ),
     Mutation("normal: half of the angle", RANDOM, "sine_cosine(2 * u[j + 1]", "sine_cosine(u[j + 1]"),
     Mutation("normal: logarithm of 0", RANDOM, "log(1 - u[j])", "log(u[j])"),

@@ -6,7 +6,8 @@ from leaf_checks import DTYPES, assert_within, eps, run
 
 import minigan as mg
 from minigan import optim
-from minigan.optim import BLOCK_ELEMENTS, adam_update
+from minigan.kernel_launch import launch
+from minigan.optim import BLOCK_ELEMENTS, MOST_TENSORS, adam_update
 
 # Blocks hold 2048 elements: less, as many, one more, none, several blocks; enough parameters for the search to matter.
 SIZES = [(7, 3), (1,), (2048,), (0, 5), (2049,), (), (33,), (4096 + 19,), (0,), (257,)]
@@ -63,6 +64,42 @@ def test_all_parameters_in_one_launch(dtype, monkeypatch):
         assert_within(new_v, expected_v, 4 * eps(dtype) * (g * g + v))
         relative = 8 * eps(dtype) * (1 + np.abs(g) + np.abs(m)) * (1 + 1 / np.sqrt(expected_v + 1e-30))
         assert_within(new_w, expected_w, 2 * eps(dtype) * np.abs(w) + relative)
+
+
+def test_more_tensors_than_a_launch_takes():
+    rng = np.random.default_rng(2)
+    tensors = [tuple(rng.uniform(0.5, 1, 3) for _ in range(4)) for _ in range(2 * MOST_TENSORS + 3)]
+    expected = [reference(*quadruple, *NUMBERS)[0] for quadruple in tensors]
+    adam_update("emulated", tensors, *NUMBERS)
+    for (w, *_), value in zip(tensors, expected, strict=True):
+        assert_within(w, value, 1e-14)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_numbers_in_memory_are_the_rate_and_epsilon(dtype):
+    """What a graph replays: the same to the last bit."""
+    results = []
+    for extra in ((), (np.array([NUMBERS[0], NUMBERS[3]]),)):
+        tensors = arrays(dtype)
+        rate, keep1, keep2, epsilon = NUMBERS if not extra else (9.0, *NUMBERS[1:3], 9.0)
+        adam_update("emulated", tensors, rate, keep1, keep2, epsilon, *extra)
+        results.append(tensors)
+    for one, two in zip(*results, strict=True):
+        for a, b in zip(one, two, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("count", [1, 19, 64])
+def test_words_are_put_into_their_places(count):
+    """graph.cu, by which a graph gets such numbers."""
+    words = np.random.default_rng(0).integers(2**64, size=count, dtype=np.uint64)
+
+    def fill():
+        target = np.full(count + 1, 7, np.uint64)
+        launch("graph.cu", "set_words", 1, 64, [{"words": words}, target[:count], count], device="emulated")
+        return target
+
+    np.testing.assert_array_equal(run(fill), [*words, 7])
 
 
 def trained(device, dtype="float64", layout=np.asarray, steps=4):

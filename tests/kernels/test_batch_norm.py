@@ -6,7 +6,8 @@ from leaf_checks import DTYPES, assert_within, eps, fenced, run, strided, transp
 
 import minigan as mg
 import minigan.functional as F
-from minigan.ops.batch_norm import batch_norm_gradients, moments, normalize
+from minigan.ops import batch_norm as leaves
+from minigan.ops.batch_norm import batch_norm_gradients, normalize, update_running
 
 # Around the 8 rows and 32 channels of a block, and around its chunks of 64 rows.
 SHAPES = [(2, 1), (7, 19), (9, 31), (63, 33), (65, 32), (2, 3, 11, 65), (257, 3), (1025, 1)]
@@ -43,6 +44,11 @@ def statistics(x, epsilon=1e-5):
     average = average + (x - average).mean(0)
     variance = ((x - average) ** 2).mean(0)
     return average, variance, (variance + epsilon) ** -0.5
+
+
+def moments(device, x):
+    """The mean and the biased variance."""
+    return leaves.statistics(device, x, np.ones(x.shape[-1], x.dtype), 1e-5)[:2]
 
 
 def check_moments(x):
@@ -114,8 +120,8 @@ def test_normalize(shape, dtype, make, negative):
 def test_gradients(shape, dtype, make, negative):
     x, gamma, beta, gy = make(shape, dtype)
     average, _, inverse = statistics(x)
-    fused = () if negative is None else (beta, negative)
-    gx, ggamma, gbeta = run(lambda: batch_norm_gradients("emulated", x, gamma, average, inverse, gy, *fused))
+    slope = 1.0 if negative is None else negative
+    gx, ggamma, gbeta = run(lambda: batch_norm_gradients("emulated", x, gamma, average, inverse, gy, beta, slope))
     assert gx.dtype == ggamma.dtype == gbeta.dtype == x.dtype
     exact_x, exact_gamma, exact_beta, g = (a.reshape(-1, a.shape[-1]) for a in exact(x, gamma, beta, gy))
     normal = (exact_x - average) * inverse
@@ -131,6 +137,61 @@ def test_gradients(shape, dtype, make, negative):
     expected = exact_gamma * inverse * (g - total / len(g) - normal * product / len(g))
     terms = np.abs(g).max(0) + np.abs(normal).max(0) * np.abs(product) / len(g)
     assert_within(gx.reshape(expected.shape), expected, 16 * eps(dtype) * scale * terms)
+
+
+@pytest.mark.parametrize("epsilon", [1e-5, 0.5])
+@every
+def test_what_normalises(shape, dtype, epsilon):
+    """All in double, from the moments that were found."""
+    x, gamma, _, _ = inputs(shape, dtype)
+    _, variance, inverse, scale = run(lambda: leaves.statistics("emulated", x, gamma, epsilon))
+    expected = 1 / np.sqrt(variance + epsilon)
+    assert_within(inverse, expected, 4 * eps("float64") * expected)
+    assert_within(scale, gamma * expected, 4 * eps("float64") * np.abs(gamma * expected))
+
+
+@pytest.mark.parametrize("absent", [None, 0, 1])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@every
+def test_running_statistics(shape, dtype, momentum, absent):
+    """One rounding of the result."""
+    x, gamma, beta, _ = inputs(shape, dtype)
+    average, variance, _ = statistics(x)
+    count = x.size // shape[-1]
+
+    def update():
+        running = [np.empty(a.shape, dtype) for a in (beta, gamma)]
+        for a, values in zip(running, (beta, gamma), strict=True):
+            a[...] = values
+        given = [None if i == absent else a for i, a in enumerate(running)]
+        update_running("emulated", *given, average, variance, momentum, count)
+        return tuple(running)
+
+    batch = average, variance * count / (count - 1)
+    for i, (found, before, new) in enumerate(zip(run(update), (beta, gamma), batch, strict=True)):
+        if i == absent:
+            np.testing.assert_array_equal(found, before)
+        else:
+            expected = momentum * before.astype(np.float64) + (1 - momentum) * new
+            assert_within(found, expected, 2 * eps(dtype) * (np.abs(expected) + np.abs(before)))
+
+
+@pytest.mark.parametrize("slope", [0.2, 0.0])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("device", ["cpu", "emulated"])
+def test_with_a_leaky_relu_behind_it(device, dtype, slope):
+    """As one op and as two: the values, the gradients, and the gradients' gradients. No sample is near the kink."""
+    x, gamma, beta, gy = inputs((2, 5, 7, 33), dtype)
+    found = []
+    for fused in (True, False):
+        xs = [mg.tensor(a, requires_grad=True, device=device) for a in (x, gamma, beta)]
+        y = F.batch_norm(*xs, slope=slope) if fused else F.leaky_relu(F.batch_norm(*xs), slope)
+        first = mg.grad(y, xs, mg.tensor(gy, device=device), retain_graph=True)
+        recorded = mg.grad(y, xs, mg.tensor(gy, device=device), create_graph=True)
+        second = mg.grad(sum((g * g).sum() for g in recorded), xs[:2])  # none for beta
+        found.append([t.numpy() for t in (y, *first, *recorded, *second)])
+    for one, two in zip(*found, strict=True):
+        assert_within(one, two.astype(np.float64), 500 * eps(dtype) * np.abs(two).max())
 
 
 @pytest.mark.parametrize("layout", [strided, transposed])

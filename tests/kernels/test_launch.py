@@ -186,6 +186,38 @@ def test_structs_are_checked(value, message):
         launch(HERE / "warps.cu", "by_struct", 1, 1, [f32(4), f32(4), None, value], device="emulated")
 
 
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (np.arange(5, dtype=np.uint32), None),
+        (np.arange(3, dtype=np.uint32), None),  # the rest is 0
+        (np.arange(6, dtype=np.uint32), "field rows: expected a NumPy array of at most 5 uint32, got a numpy array"),
+        (np.arange(5, dtype=np.int32), "at most 5 uint32"),
+        (np.zeros((1, 5), np.uint32), "at most 5 uint32"),
+        (3, "got 3 (int)"),
+    ],
+)
+def test_structs_may_have_arrays(rows, message, tmp_path):
+    source = tmp_path / "arrays.cu"
+    struct = "struct Rows {\n  unsigned char n;\n  unsigned rows[LENGTH];\n  double end;\n};\n"
+    source.write_text(
+        f'#include "common.cuh"\n#define LENGTH 5\n{struct}'
+        'extern "C" __global__ void f(const Rows r, double* y) {\n'
+        "  y[threadIdx.x] = threadIdx.x < LENGTH ? r.rows[threadIdx.x] : r.n + r.end;\n}\n"
+    )
+    y = np.empty(6)
+
+    def run():
+        launch(source, "f", 1, 6, [{"n": 200, "rows": rows, "end": 0.5}, y], device="emulated")
+
+    if message is not None:
+        with pytest.raises(TypeError, match=re.escape(message)):
+            run()
+        return
+    run()
+    np.testing.assert_array_equal(y, [*rows, *[0] * (5 - len(rows)), 200.5])
+
+
 # ---- sources ---------------------------------------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from leaf_checks import DTYPES, REAL, assert_within, eps, run
 
+import minigan as mg
 from minigan.kernel_launch import launch
 
 # Random123's kat_vectors: counter, key -> words.
@@ -64,11 +65,12 @@ def fractions(dtype, seed, counter, n):
     return ((pairs[:, 0] << np.uint64(32) | pairs[:, 1]) >> np.uint64(11)).astype(np.float64)[:n] * 2.0**-53
 
 
-def draw(kernel, dtype, n, a, b, seed, counter):
+def draw(kernel, dtype, n, a, b, seed, counter, key=None):
     def work():
         y = np.empty(n, dtype)
         threads = -(-n // (4 if dtype == "float32" else 2))
-        args = [y, float(a), float(b), seed, counter, n]
+        last = [float(np.nextafter(np.dtype(dtype).type(b), np.dtype(dtype).type(a)))] if kernel == "uniform" else []
+        args = [y, float(a), float(b), *last, key, seed, counter, n]
         launch("random.cu", kernel, -(-threads // 256), 256, args, device="emulated", macros={"REAL": REAL[dtype]})
         return y
 
@@ -99,6 +101,19 @@ def test_normal_is_box_and_mullers(seed, counter, n, dtype):
     assert_within(y, 0.5 + 2 * expected, 8 * eps(dtype) * (1 + np.abs(2 * expected).max()))
 
 
+def test_uniform_stays_below_its_end():
+    """Between 1 and the number after it there is none: rounding would give the end to half of all."""
+    high = np.nextafter(np.float32(1), np.float32(2))
+    np.testing.assert_array_equal(draw("uniform", "float32", 111, 1, high, 3, 0), np.float32(1))
+
+
+@pytest.mark.parametrize("kernel", ["uniform", "normal"])
+def test_a_key_in_memory_is_the_seed(kernel):
+    key = np.array([2**63 + 12345], np.uint64)
+    expected = draw(kernel, "float32", 111, -1, 1, 2**63 + 12345, 7)
+    np.testing.assert_array_equal(draw(kernel, "float32", 111, -1, 1, 1, 7, key), expected)
+
+
 def test_counters_continue():
     whole = draw("uniform", "float32", 64, -1, 1, 3, 100)
     np.testing.assert_array_equal(whole[32:], draw("uniform", "float32", 32, -1, 1, 3, 108))
@@ -124,3 +139,22 @@ def test_distributions(dtype):
     for x, cumulative in ((uniform, lambda x: (x + 1) / 2), (normal, lambda x: (1 + erf(x / math.sqrt(2))) / 2)):
         distance = np.abs(cumulative(np.sort(x.astype(np.float64))) - (np.arange(n) + 0.5) / n).max()
         assert math.sqrt(n) * distance <= 1.95
+
+
+@pytest.mark.parametrize(("draw_tensor", "kernel"), [(mg.random.uniform, "uniform"), (mg.random.normal, "normal")])
+def test_a_tensor_is_drawn_on_its_device_under_a_key_from_the_one_generator(draw_tensor, kernel):
+    """The same again from the same seed or state; each draw another; what the CPU then draws follows from both."""
+    mg.manual_seed(5)
+    key = int(np.random.Generator(np.random.Philox(5)).integers(2**64, dtype=np.uint64))
+    first = draw_tensor((3, 5, 7), -1.0, 2.0, "emulated")
+    assert (first.shape, first.dtype, first.device) == ((3, 5, 7), np.float32, "emulated")
+    np.testing.assert_array_equal(first.numpy().ravel(), draw(kernel, "float32", 105, -1, 2, key, 0))
+    state = mg.random.get_state()
+    second = [draw_tensor((1025,), -1.0, 2.0, "emulated").numpy(), draw_tensor((9,), -1.0, 2.0, "cpu").numpy()]
+    assert not np.intersect1d(first.numpy(), second[0]).size
+    mg.random.set_state(state)
+    again = [draw_tensor((1025,), -1.0, 2.0, "emulated").numpy(), draw_tensor((9,), -1.0, 2.0, "cpu").numpy()]
+    for a, b in zip(second, again, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert draw_tensor((0, 3), -1.0, 2.0, "emulated").shape == (0, 3)
+    assert draw_tensor((), -1.0, 2.0, "emulated").shape == ()

@@ -11,6 +11,18 @@ import pytest
 from example_modules import EXAMPLES, load_example
 from PIL import Image
 
+import minigan as mg
+
+
+@pytest.fixture
+def noise_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every device gets the numbers that the CPU would draw, instead of its own, so that runs can be compared."""
+
+    def drawn(kernel: str, shape: tuple[int, ...], device: str, low: float, high: float, *_: float) -> mg.Tensor:
+        return getattr(mg.random, kernel)(shape, low, high, "cpu").to(device)
+
+    monkeypatch.setattr(mg.random, "_drawn", drawn)
+
 
 @pytest.fixture(scope="session")
 def cats() -> ModuleType:

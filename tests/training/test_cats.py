@@ -258,6 +258,7 @@ def test_doctor_names_devices_and_libraries(capsys: pytest.CaptureFixture) -> No
     assert "safetensors 0" in said
 
 
+@pytest.mark.usefixtures("noise_of_the_cpu")
 def test_the_emulated_device_trains_as_the_cpu_does(train_cats: Train) -> None:
     # Every CUDA kernel of a step, and the code that launches it, without a GPU; batches gathered by a kernel.
     train_cats("--out", "cpu", "--quiet", "--steps", "2", "--device", "cpu")

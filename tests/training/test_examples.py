@@ -125,6 +125,18 @@ def test_a_size_that_the_networks_do_not_allow(
 
 
 @pytest.mark.parametrize("system", EXAMPLES)
+def test_noise_drawn_on_the_device_goes_on_bit_for_bit_after_a_resume(train_example: Train, system: str) -> None:
+    options = "--quiet", "--batch-size", "2", "--device", "emulated", "--out"
+    train_example(system, *options, "whole", "--steps", "3")
+    train_example(system, *options, "parts", "--steps", "1")
+    train_example(system, *options, "parts", "--steps", "3", "--resume")
+    whole, parts = ([[row[name] for name in COLUMNS[system]] for row in log_of(run)] for run in ("whole", "parts"))
+    assert len(whole) == 3
+    assert whole == parts
+
+
+@pytest.mark.usefixtures("noise_of_the_cpu")
+@pytest.mark.parametrize("system", EXAMPLES)
 def test_the_emulated_device_trains_as_the_cpu_does(train_example: Train, system: str) -> None:
     for device in ("cpu", "emulated"):
         train_example(system, "--out", device, "--quiet", "--steps", "2", "--batch-size", "2", "--device", device)

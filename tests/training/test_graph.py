@@ -1,0 +1,212 @@
+"""A training step that is captured and replayed, on the stand-in for CuPy: the numbers are those of the step itself."""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from example_modules import EXAMPLES, load_example
+
+# The stand-in is a part of the benchmarks, which are scripts beside each other, not a package.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+
+import stand_in
+
+import minigan as mg
+from minigan import capture, serialization
+from minigan.training import graph
+from minigan.training.graph import WARM_UP, GraphedStep
+
+STEPS = 8
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[stand_in.Gpu]:
+    monkeypatch.setattr("minigan.backend._precision", "float32")
+    monkeypatch.setenv("MINIGAN_DEVICE", "cpu")
+    with stand_in.installed(stand_in.Gpu()) as gpu:
+        yield gpu
+
+
+def make(system: str) -> Any:
+    module = load_example(system)
+    settings = dataclasses.replace(
+        module.PRESETS["small"], image_size=(16, 16), base_channels=2, z_size=5, batch_size=3
+    )
+    if hasattr(settings, "halve_every"):
+        settings = dataclasses.replace(settings, halve_every=2)
+    mg.manual_seed(3)
+    return getattr(module, system.capitalize())(settings, "cuda")
+
+
+def batch(step: int) -> mg.Tensor:
+    values = np.random.default_rng(step).uniform(0, 1, (3, 16, 16, 3)).astype(np.float32)
+    return mg.tensor(values, device="cuda")
+
+
+def disturb(gpu: stand_in.Gpu) -> list[Any]:
+    """Arrays of others, of the sizes that are free, full of a wrong number."""
+    sizes = [size for size, blocks in gpu.pool.free.items() for _ in blocks]
+    arrays = [gpu.empty(size // 4, np.float32) for size in sizes]
+    for a in arrays:
+        a.host.fill(77)
+    return arrays
+
+
+def trained(gpu: stand_in.Gpu, system: Any, step: Callable[..., Any]) -> list[Any]:
+    """All that a run shows and keeps, after each of some steps.
+
+    In between an epoch ends, and learning rates fall; others have memory meanwhile, which is theirs.
+    """
+    seen, others = [], []
+    for number in range(STEPS):
+        results = {name: float(value) for name, value in step(batch(number)).items()}
+        assert all((a.host == 77).all() for a in others)
+        others = disturb(gpu)
+        if number == WARM_UP + 1:
+            system.end_epoch()
+        if number == WARM_UP + 2:
+            system.generator_adam.lr *= 0.5
+            system.discriminator_adam.lr *= 0.5
+        state = {name: value.tobytes() for name, value in system.state_dict().items()}
+        seen.append((list(results.items()), state, system.scalars(), mg.random.get_state()))
+    return seen
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_replayed_steps_are_pythons_to_the_last_bit(name: str, gpu: stand_in.Gpu) -> None:
+    system = make(name)
+    expected = trained(gpu, system, system.step)
+    system, said = make(name), []
+    step = GraphedStep(system, "cuda", said.append)
+    found = trained(gpu, system, step)
+    assert (said, step.replayed) == ([], True)
+    for number, (one, two) in enumerate(zip(found, expected, strict=True)):
+        assert one == two, f"step {number}"
+    losses = [dict(results) for results, *_ in expected]
+    assert losses[-1] != losses[-2]
+
+
+def test_a_replay_is_four_calls(gpu: stand_in.Gpu) -> None:
+    """The batch is copied, the numbers are set, the graph is launched; nothing goes between host and device."""
+    system = make("cats")
+    step = GraphedStep(system, "cuda", print)
+    for number in range(WARM_UP + 1):
+        step(batch(number))
+    real = batch(9)
+    gpu.calls.clear()
+    step(real)
+    assert [(call.kind, call.name) for call in gpu.calls] == [
+        ("array", "copy"),
+        ("kernel", "graph.cu: set_words"),
+        ("graph", "launch"),
+    ]
+
+
+def test_going_back_to_a_checkpoint(gpu: stand_in.Gpu) -> None:
+    """A state that is loaded between replays: weights, moments, counters, random numbers, BEGAN's k."""
+    system = make("began")
+    step = GraphedStep(system, "cuda", print)
+    for number in range(WARM_UP + 1):
+        step(batch(number))
+    tensors, scalars, numbers = system.state_dict(), system.scalars(), mg.random.get_state()
+    runs = []
+    for _ in range(2):
+        runs.append([[float(v) for v in step(batch(number)).values()] for number in (5, 6)])
+        system.load_state_dict(tensors, scalars)
+        mg.random.set_state(numbers)
+    assert runs[0] == runs[1]
+    assert runs[0][0] != runs[0][1]
+
+
+def test_a_step_that_waits_goes_on_as_python_runs_it(gpu: stand_in.Gpu) -> None:
+    system = make("simpsons")
+    expected = trained(gpu, system, system.step)
+    system, said = make("simpsons"), []
+    update = system.generator_adam.step
+
+    def waiting() -> None:  # where the discriminator is frozen
+        system.generator.parameters()[0].numpy()
+        update()
+
+    system.generator_adam.step = waiting
+    step = GraphedStep(system, "cuda", said.append)
+    assert trained(gpu, system, step) == expected
+    [line] = said
+    assert "without a CUDA graph: CaptureUnsupported: cudaErrorStreamCaptureUnsupported: download" in line
+    assert "\n" not in line
+    assert all(p.requires_grad for p in system.discriminator.parameters())
+
+
+def test_a_graph_of_operations_from_before_a_replay_is_out_of_date(gpu: stand_in.Gpu) -> None:
+    system = make("maxpool")
+    step = GraphedStep(system, "cuda", print)
+    for number in range(WARM_UP + 1):
+        step(batch(number))
+    y = system.generator(system.generator.noise(2)).sum()
+    step(batch(7))
+    with pytest.raises(mg.GraphError, match="was changed in place"):
+        y.backward()
+
+
+def test_more_numbers_than_a_graph_has(gpu: stand_in.Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capture, "WORDS", 4)
+    system, said = make("anime"), []
+    step = GraphedStep(system, "cuda", said.append)
+    for number in range(WARM_UP + 2):
+        step(batch(number))
+    assert len(said) == 1
+    assert "a graph has 4 numbers that change" in said[0]
+
+
+def test_where_there_are_no_graphs(gpu: stand_in.Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    step = GraphedStep(make("anime"), "cpu", said.append)
+    assert not step.replayed
+    monkeypatch.setattr(graph.debugging, "checking", True)
+    GraphedStep(make("anime"), "cuda", said.append)
+    assert said == [
+        "the step runs without a CUDA graph: device cpu has no graphs",
+        "the step runs without a CUDA graph: MINIGAN_DEBUG looks at every value",
+    ]
+
+
+def test_a_batch_of_another_size_is_refused(gpu: stand_in.Gpu) -> None:
+    step = GraphedStep(make("maxpool"), "cuda", print)
+    for number in range(WARM_UP + 1):
+        step(batch(number))
+    with pytest.raises(ValueError, match=r"expected a batch of \(3, 16, 16, 3\), as captured, got \(2, 16, 16, 3\)"):
+        step(mg.tensor(np.zeros((2, 16, 16, 3), np.float32), device="cuda"))
+
+
+@pytest.mark.parametrize("name", ["cats", "began"])
+def test_a_run_with_a_graph_is_the_run_without(
+    name: str, train_example: Callable[..., None], gpu: stand_in.Gpu, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The whole program: batches, samples, an average, checkpoints, and a resume with the other."""
+    options = "--device", "cuda", "--preset", "small", "--average", "0.9"
+    train_example(name, *options, "--out", "without")
+    capsys.readouterr()
+    train_example(name, *options, "--out", "with", "--graph", "--steps", "6")
+    launched = [call for call in gpu.calls if call.kind == "graph"]
+    assert len(launched) == 6 - WARM_UP
+    assert "without a CUDA graph" not in capsys.readouterr().out
+    train_example(name, "--device", "cuda", "--out", "with", "--resume", "--steps", "7")
+    found = []
+    for run in (Path("without"), Path("with")):
+        row = (run / "log.csv").read_text().splitlines()[-1].rpartition(",")[0]  # without its speed
+        tensors, state = serialization.load_checkpoint(run / "checkpoints" / "000007.safetensors")
+        weights = {name: value.tobytes() for name, value in tensors.items()}
+        pixels = (run / "samples" / "000007.png").read_bytes()
+        found.append((row, weights, state["random"], state["system"], pixels))
+    assert found[0] == found[1]
+
+
+def test_a_run_without_a_gpu_says_that_there_is_no_graph(
+    train_example: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_example("anime", "--device", "cpu", "--graph", "--steps", "1")
+    assert "the step runs without a CUDA graph: device cpu has no graphs\n" in capsys.readouterr().out
