@@ -158,8 +158,8 @@ MUTATIONS = [
     Mutation(
         "ring: wrong slot copied to",
         RING,
-        "ring + tile % SLOTS * SLOT_FLOATS;\n    if",
-        "ring + (tile + 1) % SLOTS * SLOT_FLOATS;\n    if",
+        "ring + tile % SLOTS * SLOT_SIZE;\n    if",
+        "ring + (tile + 1) % SLOTS * SLOT_SIZE;\n    if",
     ),
     Mutation("ring: slot still in use", RING, "copy(tile + SLOTS - 1);", "copy(tile + SLOTS);"),
     Mutation("ring: a tile too few ahead", RING, "tile < SLOTS - 1; tile++", "tile < SLOTS - 2; tile++"),
@@ -241,7 +241,7 @@ def check_one(what: ladder.Pass, g: ladder.Geometry, rung: int, tile: int | None
             results.append(ladder.run(what, g, arrays, **ladder.forced(rung, tile)))
         for array in allocated:
             ladder.check_guards(array)
-    ladder.assert_right(what, g, arrays, results[0], tf32=rung == 6)
+    ladder.assert_right(what, g, arrays, results[0], ladder.RUNGS[rung].precision)
     for other in results[1:]:
         np.testing.assert_array_equal(results[0], other)
     ladder.check_nan_stays(what, g, rung, tile)
