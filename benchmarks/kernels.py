@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,12 +89,11 @@ class Bench:
                 reason = f"needs sm_{RUNGS[rung].architecture}, this is sm_{architecture(self.device)}"
                 skipped(f"rung {rung}", precision.name, reason)
                 continue
-            given = conv.upload({one: conv.rounded(a, precision) for one, a in drawn.items()}, self.device, precision)
+            given = conv.upload({one: conv.rounded(a, precision) for one, a in drawn.items()}, self.device)
             call = conv.on_rung(g, name, given, self.device, rung)
             peer = f"cuDNN {precision.name}" if self.torch is not None else None
             chosen = rung == conv.chosen_rung(g, self.device, precision.name)
-            result = partial(conv.download, device=self.device, precision=precision)
-            found.append(Competitor(f"rung {rung}", precision, call, "cupy", peer, result, chosen))
+            found.append(Competitor(f"rung {rung}", precision, call, "cupy", peer, lambda y: y, chosen))
             if precision not in needed:
                 needed.append(precision)
         if self.torch is not None:
@@ -106,7 +104,7 @@ class Bench:
         self, problem: Problem, name: str, precision: conv.Precision, drawn: conv.Operands, label: str
     ) -> Competitor:
         values = {one: conv.rounded(a, precision) for one, a in drawn.items()}
-        given = conv.upload(values, self.device, conv.PRECISIONS["float32"])
+        given = conv.upload(values, self.device)
         side = Peer(self.torch, problem.geometry, precision, given)
         return Competitor(label, precision, side.runner(name), "torch", None, lambda y: side.result(y, name))
 
@@ -146,10 +144,10 @@ class Bench:
         for one in self.competitors(problem, name, drawn, skipped):
             result = entry(one.name, one.precision.name, one.peer, chosen=one.chosen)
             # float32 and TF32 are given the same values, so one judge serves both.
-            key = one.precision.dtype
+            key = one.precision.torch_dtype
             if key not in judges:
                 values = {n: conv.rounded(a, one.precision) for n, a in drawn.items()}
-                given = conv.upload(values, self.device, conv.PRECISIONS["float32"])
+                given = conv.upload(values, self.device)
                 judges[key] = conv.judge(g, name, given, JUDGED_OPERATIONS if self.device == "cpu" else None)
             self.judge(one, judges[key], result)
             if result.status == OK and self.timer is not None:
@@ -173,7 +171,8 @@ class Bench:
                     one.call()  # Numba compiles at the first call, which must not see poison
                 with conv.poisoned(self.device):
                     output = one.call()
-            result.error, result.judged = judge.worst(one.result(output), one.precision), judge.described
+            result.error = judge.worst(one.result(output), one.precision, one.library == "torch")
+            result.judged = judge.described
         except self.out_of_memory as error:
             result.status, result.reason = SKIPPED, f"out of memory: {_first_line(error)}"
             return
