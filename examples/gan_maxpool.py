@@ -86,7 +86,7 @@ class Maxpool(System):
         judged = self.discriminator(F.concatenate([real, fake]))
         d_loss = F.binary_cross_entropy_with_logits(judged, target)
         self.discriminator_adam.zero_grad()
-        d_loss.backward()
+        self.discriminator_adam.backward(d_loss)
         self.discriminator_adam.step()
 
         self.discriminator.requires_grad_(False)
@@ -94,7 +94,7 @@ class Maxpool(System):
             self.discriminator(self.generator(self.generator.noise(count))), 1.0
         )
         self.generator_adam.zero_grad()
-        g_loss.backward()
+        self.generator_adam.backward(g_loss)
         self.generator_adam.step()
         self.discriminator.requires_grad_(True)
 
