@@ -16,6 +16,9 @@
 //
 // variants: [{"HALF": ["bf16", "fp16"], "BM": 64, "BN": 64, "BK": 32, "STAGES": 3, "VECTOR_A": [8, 4], "VECTOR_B": [8, 4]},
 //            {"HALF": ["bf16", "fp16"], "BM": 128, "BN": 128, "BK": 32, "STAGES": 4, "VECTOR_A": 8, "VECTOR_B": 8}]
+// dynamic shared: conv2d_forward: STAGES * (BM * (BK + 8) + BN * (BK + 8)) * 2
+// dynamic shared: conv2d_input_grad: STAGES * (BM * (BK + 8) + BK * (BN + 8)) * 2
+// dynamic shared: conv2d_weight_grad: STAGES * (BK * (BM + 8) + BK * (BN + 8)) * 2
 // requires: sm_80
 #include "common.cuh"
 #include "geometry.cuh"

@@ -619,6 +619,17 @@ def test_every_variant_is_used():
         assert {str(v) for v in load(f"conv2d/{source}").variants} == variants
 
 
+def test_launches_ask_for_the_shared_memory_that_the_sources_declare():
+    along_depth = {"conv2d_forward": (True, True), "conv2d_input_grad": (True, False)}
+    for rung in range(5, max(RUNGS) + 1):
+        source = load(f"conv2d/{RUNGS[rung].source}")
+        for tile in RUNGS[rung].tiles:
+            variant = source.variant({**tile.macros, "VECTOR_A": tile.vectors[0][0], "VECTOR_B": tile.vectors[0][1]})
+            for kernel in ("conv2d_forward", "conv2d_input_grad", "conv2d_weight_grad"):
+                asked = conv2d_cuda._ring_bytes(tile, *along_depth.get(kernel, (False, False)))
+                assert asked == source.dynamic_shared[kernel].of(variant) > 0
+
+
 def test_tiles_say_what_the_kernels_have():
     """A block of another size than the kernel's own is refused."""
     g = SIZES[2]
