@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from example_modules import EXAMPLES
 
+import minigan as mg
+import minigan.functional as F
 from minigan import backend, optim, serialization
 from minigan.loss_scale import LossScale
 from minigan.ops import conv2d, conv2d_cpu
@@ -105,6 +107,15 @@ def test_a_resumed_run_goes_on_with_its_precision_and_its_loss_scale(
     assert adam["steps"] < 6  # some were skipped
     assert 0 < adam["loss_scale"] < 2.0**24
     assert losses("whole") == losses("parts")
+
+
+def test_dense_layers_stay_float32() -> None:
+    rng = np.random.default_rng(0)
+    x, w = (mg.tensor(rng.standard_normal((9, 9)).astype(np.float32), device="emulated") for _ in range(2))
+    expected = F.linear(x, w).numpy()
+    for precision in backend.PRECISIONS:
+        mg.set_matmul_precision(precision)
+        np.testing.assert_array_equal(F.linear(x, w).numpy(), expected)
 
 
 def test_another_device_does_not_take_over_a_precision(train_cats: Train) -> None:
