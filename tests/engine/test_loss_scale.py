@@ -140,6 +140,16 @@ def test_gradients_of_a_plain_backward_are_taken_as_they_are() -> None:
     assert adam.state_dict()["m.0"] == pytest.approx(0.1 * 3.0)
 
 
+def test_it_is_taken_out_once() -> None:
+    w = weights(1.0)
+    adam = optim.Adam([w], 0.1)
+    adam.backward((w * 3.0).sum())
+    for _ in range(2):
+        adam.step()
+        assert w.grad is not None
+        assert w.grad.numpy() == [3.0]
+
+
 def test_its_state_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LossScale, "GROWTH_STEPS", 3)
     first, second = (optim.Adam([weights(1.0)], 0.1) for _ in range(2))
@@ -215,7 +225,7 @@ def test_debugging_does_not_stop_at_an_overflow_that_is_handled() -> None:
 
 
 def test_all_finite() -> None:
-    good, bad = (mg.tensor(np.array([1.0, value], np.float32), device="emulated") for value in (3e38, np.inf))
+    good, bad = (mg.tensor(np.array([3e38, value], np.float32), device="emulated") for value in (3e38, np.inf))
     assert all_finite([])
     assert all_finite([good, good])  # the sum of which is not
     assert not all_finite([good, bad])

@@ -151,6 +151,12 @@ def test_ptx_code():
         ("120", 32, 32, 100, (24, 24, 0.5, "blocks")),
         ("120", 96, 32, 100, (16, 48, 1.0, "warps")),
         ("80", 1024, 255, 0, (0, 0, 0.0, "registers")),
+        # 33: 5 units and not 4.1, 12 warps a quarter. 84: 11 units, 5 warps a quarter, although 23 would fit in all.
+        ("80", 64, 33, 0, (24, 48, 0.75, "registers")),
+        ("80", 32, 84, 0, (20, 20, 20 / 64, "registers")),
+        # 19,457 and 1,024: one byte more than a fifth of 102,400. 33 threads are two warps.
+        ("86", 128, 32, 19457, (4, 16, 1 / 3, "shared memory")),
+        ("80", 33, 32, 0, (32, 64, 1.0, "blocks")),
     ],
 )
 def test_occupancy(arch, threads, registers, shared, expected):
