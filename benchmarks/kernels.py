@@ -204,6 +204,7 @@ def parser() -> argparse.ArgumentParser:
     add("--pass", dest="passes", nargs="+", choices=conv.PASSES, default=list(conv.PASSES), help="default: all three")
     add("--rung", nargs="+", type=int, choices=RUNGS, help="rungs of the ladder, on cuda and emulated; default: all")
     add("--batch", type=int, help=f"batch size; default: as published on cuda, {CPU_BATCH} on cpu")
+    add("--full-size", action="store_true", help="on the emulator: the published networks; minutes, with --batch 1")
     add("--seconds-per-case", type=float, help="how long a pass of a layer is timed, all competitors together")
     add("--json", type=Path, metavar="PATH", help="write everything to this file")
     add("--chart", type=Path, metavar="PATH", help="draw the ratios to this file (needs the extra 'plot')")
@@ -239,7 +240,7 @@ def import_torch(device: str) -> Any:
 
 def select(arguments: argparse.Namespace, device: str) -> list[Problem]:
     batch = arguments.batch or (CPU_BATCH if device == "cpu" else None)
-    found = problems(arguments.system, batch, arguments.layer, reduced=device == "emulated")
+    found = problems(arguments.system, batch, arguments.layer, reduced=device == "emulated" and not arguments.full_size)
     if arguments.quick:
         largest: dict[str, Problem] = {}
         for problem in sorted(found, key=lambda p: conv.operations(p.geometry)):
@@ -254,6 +255,8 @@ def check(arguments: argparse.Namespace, device: str) -> None:
         raise SystemExit("--rung: the CPU has no ladder; expected --device cuda or emulated")
     if device == "emulated" and (arguments.chart or arguments.seconds_per_case):
         raise SystemExit("--chart, --seconds-per-case: the emulator's times say nothing about a GPU; none are taken")
+    if arguments.full_size and device != "emulated":
+        raise SystemExit(f"--full-size: expected --device emulated; on {device} the networks are the published ones")
     if arguments.batch is not None and arguments.batch < 1:
         raise SystemExit(f"--batch: expected a number from 1, got {arguments.batch}")
     if arguments.seconds_per_case is not None and not arguments.seconds_per_case > 0:

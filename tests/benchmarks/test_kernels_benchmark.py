@@ -453,6 +453,15 @@ def test_the_gpu_code_on_the_emulator(tmp_path: Path, capsys: pytest.CaptureFixt
     assert all(r["timing"] is None and r["error"] <= 1 for r in results)
 
 
+def test_a_published_layer_on_the_emulator(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "out.json"
+    arguments = ["--device", "emulated", "--full-size", "--batch", "1", "--layer", "anime D4", "--rung", "7"]
+    assert command.main([*arguments, "--system", "anime", "--json", str(path)]) == 0
+    assert "3 of 3 right" in capsys.readouterr().out
+    geometry = json.loads(path.read_text())["results"][0]["problem"]["geometry"]
+    assert [geometry[size] for size in "nhwck"] == [1, 8, 8, 256, 512]
+
+
 def test_a_wrong_kernel_is_named_and_fails_the_run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -488,6 +497,7 @@ def test_a_case_that_runs_out_of_memory_says_so_and_the_run_goes_on(
         (["--device", "cpu", "--rung", "3"], "the CPU has no ladder"),
         (["--device", "emulated", "--chart", "x.png"], "say nothing about a GPU"),
         (["--device", "cpu", "--batch", "0"], "expected a number from 1"),
+        (["--device", "cpu", "--full-size"], "on cpu the networks are the published ones"),
         (["--device", "cpu", "--seconds-per-case", "-1"], "expected a number above 0"),
     ],
 )
