@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,12 +89,11 @@ class Bench:
                 reason = f"needs sm_{RUNGS[rung].architecture}, this is sm_{architecture(self.device)}"
                 skipped(f"rung {rung}", precision.name, reason)
                 continue
-            given = conv.upload({one: conv.rounded(a, precision) for one, a in drawn.items()}, self.device, precision)
+            given = conv.upload({one: conv.rounded(a, precision) for one, a in drawn.items()}, self.device)
             call = conv.on_rung(g, name, given, self.device, rung)
             peer = f"cuDNN {precision.name}" if self.torch is not None else None
             chosen = rung == conv.chosen_rung(g, self.device, precision.name)
-            result = partial(conv.download, device=self.device, precision=precision)
-            found.append(Competitor(f"rung {rung}", precision, call, "cupy", peer, result, chosen))
+            found.append(Competitor(f"rung {rung}", precision, call, "cupy", peer, lambda y: y, chosen))
             if precision not in needed:
                 needed.append(precision)
         if self.torch is not None:
@@ -106,7 +104,7 @@ class Bench:
         self, problem: Problem, name: str, precision: conv.Precision, drawn: conv.Operands, label: str
     ) -> Competitor:
         values = {one: conv.rounded(a, precision) for one, a in drawn.items()}
-        given = conv.upload(values, self.device, conv.PRECISIONS["float32"])
+        given = conv.upload(values, self.device)
         side = Peer(self.torch, problem.geometry, precision, given)
         return Competitor(label, precision, side.runner(name), "torch", None, lambda y: side.result(y, name))
 
@@ -146,10 +144,10 @@ class Bench:
         for one in self.competitors(problem, name, drawn, skipped):
             result = entry(one.name, one.precision.name, one.peer, chosen=one.chosen)
             # float32 and TF32 are given the same values, so one judge serves both.
-            key = one.precision.dtype
+            key = one.precision.torch_dtype
             if key not in judges:
                 values = {n: conv.rounded(a, one.precision) for n, a in drawn.items()}
-                given = conv.upload(values, self.device, conv.PRECISIONS["float32"])
+                given = conv.upload(values, self.device)
                 judges[key] = conv.judge(g, name, given, JUDGED_OPERATIONS if self.device == "cpu" else None)
             self.judge(one, judges[key], result)
             if result.status == OK and self.timer is not None:
@@ -173,7 +171,8 @@ class Bench:
                     one.call()  # Numba compiles at the first call, which must not see poison
                 with conv.poisoned(self.device):
                     output = one.call()
-            result.error, result.judged = judge.worst(one.result(output), one.precision), judge.described
+            result.error = judge.worst(one.result(output), one.precision, one.library == "torch")
+            result.judged = judge.described
         except self.out_of_memory as error:
             result.status, result.reason = SKIPPED, f"out of memory: {_first_line(error)}"
             return
@@ -205,6 +204,7 @@ def parser() -> argparse.ArgumentParser:
     add("--pass", dest="passes", nargs="+", choices=conv.PASSES, default=list(conv.PASSES), help="default: all three")
     add("--rung", nargs="+", type=int, choices=RUNGS, help="rungs of the ladder, on cuda and emulated; default: all")
     add("--batch", type=int, help=f"batch size; default: as published on cuda, {CPU_BATCH} on cpu")
+    add("--full-size", action="store_true", help="on the emulator: the published networks; minutes, with --batch 1")
     add("--seconds-per-case", type=float, help="how long a pass of a layer is timed, all competitors together")
     add("--json", type=Path, metavar="PATH", help="write everything to this file")
     add("--chart", type=Path, metavar="PATH", help="draw the ratios to this file (needs the extra 'plot')")
@@ -240,7 +240,7 @@ def import_torch(device: str) -> Any:
 
 def select(arguments: argparse.Namespace, device: str) -> list[Problem]:
     batch = arguments.batch or (CPU_BATCH if device == "cpu" else None)
-    found = problems(arguments.system, batch, arguments.layer, reduced=device == "emulated")
+    found = problems(arguments.system, batch, arguments.layer, reduced=device == "emulated" and not arguments.full_size)
     if arguments.quick:
         largest: dict[str, Problem] = {}
         for problem in sorted(found, key=lambda p: conv.operations(p.geometry)):
@@ -255,6 +255,8 @@ def check(arguments: argparse.Namespace, device: str) -> None:
         raise SystemExit("--rung: the CPU has no ladder; expected --device cuda or emulated")
     if device == "emulated" and (arguments.chart or arguments.seconds_per_case):
         raise SystemExit("--chart, --seconds-per-case: the emulator's times say nothing about a GPU; none are taken")
+    if arguments.full_size and device != "emulated":
+        raise SystemExit(f"--full-size: expected --device emulated; on {device} the networks are the published ones")
     if arguments.batch is not None and arguments.batch < 1:
         raise SystemExit(f"--batch: expected a number from 1, got {arguments.batch}")
     if arguments.seconds_per_case is not None and not arguments.seconds_per_case > 0:

@@ -62,7 +62,7 @@ def torch_call(problem: Problem, name: str, device: str, side: Peer) -> Callable
 @pytest.mark.parametrize("problem", LAYERS)
 def test_convolution(benchmark: Any, device: str, problem: str, name: str, library: str) -> None:
     case = problem_of(problem, device)
-    given = conv.upload(conv.draw(case.geometry), device, SINGLE)
+    given = conv.upload(conv.draw(case.geometry), device)
     judge = conv.judge(case.geometry, name, given, 1e9 if device == "cpu" else None)
     if library == "minigan":
         call = minigan_call(case, name, device, given)

@@ -97,13 +97,13 @@ class Began(System):
         loss_gen_d = reconstruction_loss(self.discriminator, fake)
         loss_d = loss_real - k * loss_gen_d
         self.discriminator_adam.zero_grad()
-        loss_d.backward()
+        self.discriminator_adam.backward(loss_d)
         self.discriminator_adam.step()
 
         self.discriminator.requires_grad_(False)
         loss_g = reconstruction_loss(self.discriminator, self.generator(self.generator.noise(len(real))))
         self.generator_adam.zero_grad()
-        loss_g.backward()
+        self.generator_adam.backward(loss_g)
         self.generator_adam.step()
         self.discriminator.requires_grad_(True)
 

@@ -95,7 +95,7 @@ class Anime(System):
             self.discriminator(self.generator(self.generator.noise(count))), high
         )
         self.generator_adam.zero_grad()
-        loss_generator.backward()
+        self.generator_adam.backward(loss_generator)
         self.generator_adam.step()
         self.discriminator.requires_grad_(True)
 
@@ -107,7 +107,7 @@ class Anime(System):
         judged = self.discriminator(images)
         loss = F.binary_cross_entropy_with_logits(judged, target)
         self.discriminator_adam.zero_grad()
-        loss.backward()
+        self.discriminator_adam.backward(loss)
         self.discriminator_adam.step()
         return loss, judged
 

@@ -104,14 +104,14 @@ class Simpsons(System):
         loss_fake = F.binary_cross_entropy_with_logits(judged_fake, 0.0)
         loss_discriminator = 0.5 * (loss_real + loss_fake)
         self.discriminator_adam.zero_grad()
-        loss_discriminator.backward()
+        self.discriminator_adam.backward(loss_discriminator)
         self.discriminator_adam.step()
 
         # The generator is better, the more the (updated) discriminator takes its images for real.
         self.discriminator.requires_grad_(False)
         loss_generator = F.binary_cross_entropy_with_logits(self.discriminator(fake), 1.0)
         self.generator_adam.zero_grad()
-        loss_generator.backward()
+        self.generator_adam.backward(loss_generator)
         self.generator_adam.step()
         self.discriminator.requires_grad_(True)
 

@@ -87,7 +87,7 @@ class Maxpool(System):
         loss_fake = F.binary_cross_entropy_with_logits(judged[count:], 0.0)
         d_loss = 0.5 * (loss_real + loss_fake)
         self.discriminator_adam.zero_grad()
-        d_loss.backward()
+        self.discriminator_adam.backward(d_loss)
         self.discriminator_adam.step()
 
         self.discriminator.requires_grad_(False)
@@ -95,7 +95,7 @@ class Maxpool(System):
             self.discriminator(self.generator(self.generator.noise(count))), 1.0
         )
         self.generator_adam.zero_grad()
-        g_loss.backward()
+        self.generator_adam.backward(g_loss)
         self.generator_adam.step()
         self.discriminator.requires_grad_(True)
 

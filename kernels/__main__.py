@@ -15,6 +15,11 @@ def main() -> int:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--check", action="store_true", help="compile every kernel in every variant with NVRTC")
     what.add_argument(
+        "--occupancy",
+        action="store_true",
+        help="compile likewise; show what a block takes, and how many of its warps a multiprocessor holds",
+    )
+    what.add_argument(
         "--sanitize",
         nargs=argparse.REMAINDER,
         metavar="PROGRAM",
@@ -24,8 +29,8 @@ def main() -> int:
     parser.add_argument("--kernel", help="this kernel only")
     options = parser.parse_args()
     try:
-        if options.check:
-            return check.main(sources(), options.arch.split(","), options.kernel)
+        if options.check or options.occupancy:
+            return check.main(sources(), options.arch.split(","), options.kernel, options.occupancy)
         if not options.sanitize:
             parser.error("--sanitize: expected a program and its arguments")
         program = shutil.which(options.sanitize[0])

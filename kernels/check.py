@@ -3,6 +3,7 @@
 An error fails, and so does a spill of registers to memory that the source's head comment does not explain.
 """
 
+import math
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -10,10 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from . import nvrtc
+from .occupancy import MULTIPROCESSORS, Occupancy, occupancy
 from .source import Source, Variant, load, supports
 
 ARCHITECTURES = ("75", "80", "86", "89", "90a", "100", "120")
 STATIC_SHARED_BYTES = 48 * 1024
+MAX_THREADS = 1024  # of a block without __launch_bounds__
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,12 @@ class Row:
     stack_bytes: int  # local arrays and spilled registers, in memory
     spill_bytes: int
     explanation: str  # of the spill
+    threads: int  # of a block, at most
+    dynamic_bytes: int  # of shared memory, asked for at launch
+
+    @property
+    def occupancy(self) -> Occupancy:
+        return occupancy(self.arch, self.threads, self.registers, self.shared_bytes + self.dynamic_bytes)
 
     @property
     def failed(self) -> bool:
@@ -60,13 +69,25 @@ def parse_log(log: str) -> dict[str, tuple[int, int, int, int]]:
     return found
 
 
+def parse_ptx(ptx: str) -> dict[str, tuple[int, bool]]:
+    """Kernel -> (the most threads of a block, whether it has dynamic shared memory)."""
+    found = {}
+    for part in re.split(r"^\s*(?:\.visible )?\.entry (?=\w)", ptx, flags=re.MULTILINE)[1:]:
+        name = re.match(r"\w+", part)
+        bounds = re.search(r"^\.maxntid (\d+)(?:, (\d+), (\d+))?", part, re.MULTILINE)
+        threads = math.prod(int(n or 1) for n in bounds.groups()) if bounds else MAX_THREADS
+        if name is not None:
+            found[name[0]] = threads, "dynamic_shared_bytes" in part
+    return found
+
+
 def check_one(source: Source, variant: Variant, arch: str) -> list[Row] | Failure:
     """Compiles one source in one variant for one architecture."""
     # -ftz=true: CuPy adds it to every compilation.
     options = [*variant.nvrtc_options, "-ftz=true", f"-arch=sm_{arch}", "--ptxas-options=-v"]
     try:
-        log = nvrtc.compile_log(source.text, source.label, options)
-        found = parse_log(log)
+        log, ptx = nvrtc.compile_source(source.text, source.label, options)
+        found, entries = parse_log(log), parse_ptx(ptx)
     except nvrtc.NvrtcError as error:
         message = str(error)
         for shared in re.findall(r"(\d+) bytes smem", message):
@@ -75,8 +96,15 @@ def check_one(source: Source, variant: Variant, arch: str) -> list[Row] | Failur
         return Failure(source.label, str(variant), arch, message)
     rows = []
     for name, (registers, shared, stack, spilled) in found.items():
+        threads, is_dynamic = entries[name]
+        declared = source.dynamic_shared.get(name)
+        if is_dynamic and declared is None:
+            message = f"kernel {name}: expected a line `// dynamic shared: {name}: bytes` in the head comment"
+            return Failure(source.label, str(variant), arch, message)
+        dynamic = declared.of(variant) if declared else 0
         reasons = [spill.reason for spill in source.spills if spill.kernel == name and spill.arch in (None, arch)]
-        rows.append(Row(source.label, name, str(variant), arch, registers, shared, stack, spilled, "; ".join(reasons)))
+        numbers = registers, shared, stack, spilled, "; ".join(reasons), threads, dynamic
+        rows.append(Row(source.label, name, str(variant), arch, *numbers))
     return rows
 
 
@@ -103,21 +131,44 @@ def table(rows: Sequence[Row]) -> str:
         note = "UNEXPLAINED SPILL" if row.failed else row.explanation if row.spill_bytes else ""
         numbers = (row.registers, row.shared_bytes, row.stack_bytes, row.spill_bytes)
         lines.append((row.source, row.kernel, row.variant, row.arch, *map(str, numbers), note))
-    widths = [max(len(line[column]) for line in lines) for column in range(len(titles))]
+    return _aligned(lines, range(3, 8))
+
+
+def occupancy_table(rows: Sequence[Row]) -> str:
+    """What a block of each kernel takes, and how many an SM holds."""
+    titles = ("source", "kernel", "variant", "sm", "threads", "registers", "shared", "spilled", "blocks", "warps", "")
+    lines: list[tuple[str, ...]] = [(*titles, "limited by")]
+    for row in rows:
+        held = row.occupancy
+        numbers = (row.threads, row.registers, row.shared_bytes + row.dynamic_bytes, row.spill_bytes)
+        places = (held.blocks, held.warps, f"{held.share:.0%}", held.limit)
+        lines.append((row.source, row.kernel, row.variant, row.arch, *map(str, numbers), *map(str, places)))
+    return _aligned(lines, range(3, 11))
+
+
+def _aligned(lines: Sequence[tuple[str, ...]], right: range) -> str:
+    """Lines in columns, some of which are of numbers, and end at the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(
-            cell.rjust(width) if 3 <= column <= 7 else cell.ljust(width)
+            cell.rjust(width) if column in right else cell.ljust(width)
             for column, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines
     )
 
 
-def main(names: Sequence[str], archs: Sequence[str], kernel: str | None) -> int:
-    """Prints the table and what is wrong; the exit status."""
+def main(names: Sequence[str], archs: Sequence[str], kernel: str | None, occupancies: bool = False) -> int:
+    """Prints the table, of the registers or of the occupancies, and what is wrong; the exit status."""
     unknown = [arch for arch in archs if not re.fullmatch(r"\d+a?", arch)]
     if unknown:
         print(f"--arch: expected e.g. 80,90a, got {', '.join(unknown)}")
+        return 2
+    unknown = [arch for arch in archs if arch.rstrip("a") not in MULTIPROCESSORS] if occupancies else []
+    if unknown:
+        print(
+            f"--arch: expected some of {', '.join(MULTIPROCESSORS)}, whose limits are known, got {', '.join(unknown)}"
+        )
         return 2
     chosen = [source for source in map(load, names) if kernel is None or kernel in source.kernels]
     if not chosen:
@@ -130,7 +181,7 @@ def main(names: Sequence[str], archs: Sequence[str], kernel: str | None) -> int:
         return 2
     rows, failures = check(chosen, archs)
     rows = [row for row in rows if kernel in (None, row.kernel)]
-    print(table(rows))
+    print(occupancy_table(rows) if occupancies else table(rows))
     for failure in failures:
         print(f"\n{failure.source} ({failure.variant}) for sm_{failure.arch}: {failure.message}")
     spills = sum(row.failed for row in rows)

@@ -11,6 +11,7 @@
 //                                                                in one object of `variants`, "requires": for it alone
 //       64-bit indices: name, ...                                kernels that may get more than 2^31 - 1 elements
 //       spills: name on sm_75: the reason                        registers that may go to memory, and why
+//       dynamic shared: name: STAGES * BM * 4                    bytes of DYN_SHARED that launches of a kernel ask for
 // - Only "x.cuh" headers of this folder, no <...>: the compiler of the GPU (NVRTC) has none. So `unsigned` and
 //   `long long`, not uint32_t.
 // - Static shared memory as in CUDA; dynamic shared memory by DYN_SHARED(T, name), 128-byte aligned.

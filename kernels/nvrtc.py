@@ -58,8 +58,19 @@ def _log(program: ctypes.c_void_p) -> str:
     return log.value.decode(errors="replace")
 
 
-def compile_log(text: str, name: str, options: Sequence[str]) -> str:
-    """Compiles to machine code; returns what compiler and assembler said. Raises NvrtcError with the errors."""
+def _ptx(program: ctypes.c_void_p) -> str:
+    size = ctypes.c_size_t()
+    _check(_library().nvrtcGetPTXSize(program, ctypes.byref(size)), "reading the size of the PTX code")
+    ptx = ctypes.create_string_buffer(size.value)
+    _check(_library().nvrtcGetPTX(program, ptx), "reading the PTX code")
+    return ptx.value.decode(errors="replace")
+
+
+def compile_source(text: str, name: str, options: Sequence[str]) -> tuple[str, str]:
+    """Compiles to machine code; returns what compiler and assembler said, and the PTX code.
+
+    Raises NvrtcError with the errors.
+    """
     library = _library()
     program = ctypes.c_void_p()
     status = library.nvrtcCreateProgram(ctypes.byref(program), text.encode(), name.encode(), 0, None, None)
@@ -70,6 +81,6 @@ def compile_log(text: str, name: str, options: Sequence[str]) -> str:
         log = _log(program)
         if status != 0:
             raise NvrtcError(f"{library.nvrtcGetErrorString(status).decode()}\n{log.strip()}")
-        return log
+        return log, _ptx(program)
     finally:
         library.nvrtcDestroyProgram(ctypes.byref(program))

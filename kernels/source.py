@@ -3,6 +3,7 @@
 common.cuh says how a source is written.
 """
 
+import ast
 import itertools
 import json
 import os
@@ -69,6 +70,32 @@ class Spill:
     reason: str
 
 
+@dataclass(frozen=True)
+class SharedBytes:
+    """How much dynamic shared memory a kernel is given: sums and products of numbers and of a variant's macros."""
+
+    kernel: str
+    formula: str
+
+    def of(self, variant: Variant) -> int:
+        macros = {name: int(value) for name, value in variant.macros if value.isdecimal()}
+
+        def value(node: ast.expr) -> int:
+            if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Mult):
+                left, right = value(node.left), value(node.right)
+                return left + right if isinstance(node.op, ast.Add) else left * right
+            if isinstance(node, ast.Constant) and isinstance(node.value, int):
+                return node.value
+            if isinstance(node, ast.Name) and node.id in macros:
+                return macros[node.id]
+            raise KernelError(
+                f"dynamic shared memory of {self.kernel}: expected + and * of numbers and the macros "
+                f"{', '.join(macros)}, got {ast.unparse(node)!r} in {self.formula!r}"
+            )
+
+        return value(ast.parse(self.formula, mode="eval").body)
+
+
 class Source:
     """A `.cu` file with its headers inlined."""
 
@@ -81,9 +108,10 @@ class Source:
         self.variants = _parse_variants(head, self.label)
         self.wide_kernels = _parse_names(head, "64-bit indices")
         self.spills = _parse_spills(head, self.label)
+        self.dynamic_shared = _parse_dynamic_shared(head, self.label)
         self._file_names = [str(file) for file in self.files]
         self.stamp = self.current_stamp()
-        for name in [*self.wide_kernels, *(spill.kernel for spill in self.spills)]:
+        for name in [*self.wide_kernels, *(spill.kernel for spill in self.spills), *self.dynamic_shared]:
             self.kernel(name)
 
     def current_stamp(self) -> tuple[tuple[int, int], ...]:
@@ -296,6 +324,16 @@ def _parse_spills(head: list[str], label: str) -> tuple[Spill, ...]:
             )
         spills.append(Spill(match[1], match[2], match[3]))
     return tuple(spills)
+
+
+def _parse_dynamic_shared(head: list[str], label: str) -> dict[str, SharedBytes]:
+    found = {}
+    for _, text in _entries(head, "dynamic shared"):
+        match = re.fullmatch(r"(\w+): (.+)", text)
+        if match is None:
+            raise KernelError(f"{label}: expected `// dynamic shared: kernel: bytes`, got {text!r}")
+        found[match[1]] = SharedBytes(match[1], match[2])
+    return found
 
 
 def _closing(text: str, opening: int) -> int:

@@ -99,16 +99,19 @@ def cuda_architecture(device: str) -> int:
     return int(cupy().cuda.Device(cuda_index(device)).compute_capability)
 
 
-PRECISIONS = ("float32", "tf32")
+PRECISIONS = ("float32", "tf32", "bf16", "fp16")
 
 _precision: str | None = None
 
 
 def set_matmul_precision(precision: str) -> None:
-    """How float32 convolutions are computed on CUDA devices, from now on.
+    """How float32 convolutions are computed on CUDA devices, and on "emulated", from now on.
 
-    "float32", or "tf32": tensor cores with ten bits of mantissa, float32 sums; the default on cards that have it (sm_80
-    and later), as with PyTorch's convolutions. The CPU always computes in float32.
+    "float32"; or by tensor cores, for which the two operands of each product are rounded: "tf32" to 11 significant
+    bits (the default on cards that have it, sm_80 and later, as with PyTorch's convolutions), "bf16" to 8, "fp16" to
+    11 within 6e-8 to 65504 (train with `Adam.backward`, which scales the loss so that gradients stay in there). Sums,
+    and all that is between the convolutions, are float32, as are weights, statistics and dense layers. The CPU always
+    computes in float32.
     """
     global _precision
     if precision not in PRECISIONS:
@@ -118,6 +121,8 @@ def set_matmul_precision(precision: str) -> None:
 
 def matmul_precision(device: str) -> str:
     """The precision in force on a device: the one that was set, else "tf32" on a GPU that has it, else "float32"."""
+    if device == "cpu":
+        return "float32"
     if _precision is not None:
         return _precision
     return "tf32" if is_cuda(device) and cuda_architecture(device) >= 80 else "float32"

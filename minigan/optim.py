@@ -5,10 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from minigan.backend import Array, address, contiguous, dispatch, to_device, to_numpy
+from minigan import debugging
+from minigan.backend import Array, address, contiguous, dispatch, matmul_precision, to_device, to_numpy
 from minigan.capture import active
 from minigan.cpu import jit, parallel_flat
 from minigan.kernel_launch import C_REALS, launch
+from minigan.loss_scale import LossScale
 from minigan.tensor import Tensor
 
 Quadruple = tuple[Array, ...]  # a parameter, its gradient, and its two moments
@@ -76,7 +78,8 @@ class Adam:
 
     m <- beta1 m + (1 - beta1) g,  v <- beta2 v + (1 - beta2) g^2,  w <- w - lr m^ / (sqrt(v^) + epsilon), with m^ = m
     / (1 - beta1^t), v^ = v / (1 - beta2^t). Parameters whose `.grad` is None stay as they are, but for them too the
-    step counts. `lr` may be set between steps.
+    step counts. `lr` may be set between steps. In fp16, gradients come from `backward`, with a `loss_scale`, and a step
+    where one of them is infinite is skipped.
     """
 
     def __init__(
@@ -100,11 +103,32 @@ class Adam:
             )
         self.lr, self.beta1, self.beta2, self.epsilon = lr, beta1, beta2, epsilon
         self.steps = 0
+        self.loss_scale: LossScale | None = None
+        self._scaled = False  # the gradients are those of a scaled loss
         self._m = [to_device(np.zeros(p.shape, p.dtype), p.device) for p in self.parameters]
         self._v = [to_device(np.zeros(p.shape, p.dtype), p.device) for p in self.parameters]
 
+    def backward(self, loss: Tensor) -> None:
+        """loss.backward(); where the precision is "fp16", of the loss times the loss scale, until `step` takes it out.
+
+        All gradients that a step uses have to come from here.
+        """
+        if matmul_precision(loss.device) != "fp16":
+            loss.backward()
+            return
+        self.loss_scale = self.loss_scale or LossScale()
+        self._scaled = True
+        # An infinite gradient says that the scale is too large, and is no mistake; without a scale it is one.
+        debug = debugging.checking and self.loss_scale.value <= 1
+        with debugging.set_debug(debug), np.errstate(over="ignore", invalid="ignore"):
+            loss.backward(self.loss_scale.value)
+
     def step(self) -> None:
         """Moves the parameters by their gradients. Raises ValueError, and moves none, if a gradient does not fit."""
+        if self._scaled and self.loss_scale is not None:
+            self._scaled = False
+            if not self.loss_scale.take_out(self.parameters):
+                return
         groups: dict[tuple[str, np.dtype], list[Quadruple]] = {}
         for i, p in enumerate(self.parameters):
             if p.grad is not None:
@@ -131,13 +155,19 @@ class Adam:
 
     def zero_grad(self) -> None:
         """Forgets the parameters' gradients."""
+        self._scaled = False
         for p in self.parameters:
             p.grad = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Copies of all that the next step depends on: "steps", "lr", and for parameter i "m.i" and "v.i"."""
+        """Copies of all that the next step depends on.
+
+        "steps", "lr", for parameter i "m.i" and "v.i", and after training in fp16 "loss_scale" and "good_steps".
+        """
         moments = {f"{name}.{i}": np.array(to_numpy(a)) for name, all_ in self._moments() for i, a in enumerate(all_)}
-        return {"steps": self.steps, "lr": self.lr, **moments}
+        scale = self.loss_scale
+        scaling = {} if scale is None else {"loss_scale": scale.value, "good_steps": scale.good_steps}
+        return {"steps": self.steps, "lr": self.lr, **scaling, **moments}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from a state. Raises KeyError or ValueError if it does not fit.
@@ -145,10 +175,9 @@ class Adam:
         Then nothing was changed.
         """
         own = {f"{name}.{i}": a for name, all_ in self._moments() for i, a in enumerate(all_)}
-        if own.keys() | {"steps", "lr"} != state.keys():
-            raise KeyError(
-                f"Adam.load_state_dict: names that differ: {sorted((own.keys() | {'steps', 'lr'}) ^ state.keys())}"
-            )
+        expected = own.keys() | {"steps", "lr"} | ({"loss_scale", "good_steps"} if "loss_scale" in state else set())
+        if expected != state.keys():
+            raise KeyError(f"Adam.load_state_dict: names that differ: {sorted(expected ^ state.keys())}")
         for name, a in own.items():
             if state[name].shape != a.shape or state[name].dtype != a.dtype:
                 raise ValueError(
@@ -159,6 +188,7 @@ class Adam:
         for name, a in own.items():
             a[...] = to_device(state[name], devices[int(name.partition(".")[2])])
         self.steps, self.lr = int(state["steps"]), float(state["lr"])
+        self.loss_scale = LossScale(state["loss_scale"], state["good_steps"]) if "loss_scale" in state else None
 
     def _moments(self) -> tuple[tuple[str, list[Array]], tuple[str, list[Array]]]:
         return ("m", self._m), ("v", self._v)

@@ -11,11 +11,14 @@
 //   one of 16 bits; those along the lines, one float at a time. The padding of the rows (tile.cuh, Layout) keeps both
 //   free of bank conflicts.
 // Input gradient: parity class blockIdx.z. Weight gradient: slice blockIdx.z. As in rung 3.
-// Next: half the bytes with bf16 and fp16, tiles by TMA and products by wgmma on sm_90a.
+// Next: a TF32 number has 19 bits, but travels in 32. Rungs 7 and 8 have 16 of each.
 //
 // variants: [{"BM": 64, "BN": 64, "BK": 16, "STAGES": 3, "VECTOR_A": [4, 1], "VECTOR_B": 1},
 //            {"BM": 64, "BN": 64, "BK": 16, "STAGES": 3, "VECTOR_A": 4, "VECTOR_B": 4},
 //            {"BM": 128, "BN": 128, "BK": 16, "STAGES": 4, "VECTOR_A": 4, "VECTOR_B": 4}]
+// dynamic shared: conv2d_forward: STAGES * (BM * (BK + 4) + BN * (BK + 4)) * 4
+// dynamic shared: conv2d_input_grad: STAGES * (BM * (BK + 4) + BK * (BN + 8)) * 4
+// dynamic shared: conv2d_weight_grad: STAGES * (BK * (BM + 8) + BK * (BN + 8)) * 4
 // requires: sm_80
 #include "common.cuh"
 #include "geometry.cuh"

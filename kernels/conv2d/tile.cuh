@@ -46,15 +46,16 @@ struct Loader {
   }
 };
 
-// An operand's tile in shared memory as asynchronous copies leave it, with neighbours in memory side by side:
-//   along_depth    [LINES][DEPTH + 4]    else    [DEPTH][LINES + 8]
-// The padding keeps rows aligned to 16 bytes, and lets the threads of a warp that read a column of lines, or the 8 x 4
-// block of a tensor core's fragment, meet 32 different banks.
-template <class Operand, int LINES, int DEPTH>
+// An operand's tile of numbers T in shared memory as asynchronous copies leave it, with neighbours in memory side by
+// side:
+//   along_depth    [LINES][DEPTH + 16 bytes]    else    [DEPTH][LINES + 8]
+// The padding keeps rows aligned to 16 bytes, and lets the threads of a warp that read a column of lines, the 8 x 4
+// block of a tensor core's fragment, or the 8 rows of an ldmatrix, meet 32 different banks.
+template <class Operand, int LINES, int DEPTH, class T = float>
 struct Layout {
-  static constexpr int PITCH = Operand::along_depth ? DEPTH + 4 : LINES + 8;
-  static constexpr int FLOATS = Operand::along_depth ? LINES * PITCH : DEPTH * PITCH;
-  static_assert(PITCH % 4 == 0, "16-byte copies into every row");
+  static constexpr int PITCH = Operand::along_depth ? DEPTH + 16 / static_cast<int>(sizeof(T)) : LINES + 8;
+  static constexpr int SIZE = Operand::along_depth ? LINES * PITCH : DEPTH * PITCH;
+  static_assert(PITCH * sizeof(T) % 16 == 0, "16-byte copies into every row");
   static __device__ __forceinline__ int at(int line, int step) {
     return Operand::along_depth ? line * PITCH + step : step * PITCH + line;
   }

@@ -5,12 +5,12 @@ is a matrix product with rows, columns and a depth that is summed over.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from minigan.backend import Array, array_module, cuda_architecture, is_cuda, matmul_precision, on_device
+from minigan.backend import PRECISIONS, Array, array_module, cuda_architecture, is_cuda, matmul_precision, on_device
 from minigan.kernel_launch import launch
 from minigan.ops.geometry import Geometry
 
@@ -29,6 +29,7 @@ WORKSPACE_BYTES = 256 << 20
 EMULATED_ARCHITECTURE = 80  # what the emulator says it is
 THREADS = 256  # of kernels with one thread an element
 C_TYPES = {"float32": "float", "float64": "double"}
+HALF_DTYPES = {"bf16": np.dtype(np.uint16), "fp16": np.dtype(np.float16)}  # NumPy has no bf16: its bits
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ class Tile:
     bn: int
     bk: int
     threads: int
-    macros: Mapping[str, int] = field(default_factory=dict)
-    # (1, 1), (4, 1), (4, 4): how many floats of operands A and B are loaded at once
+    macros: Mapping[str, int | str] = field(default_factory=dict)
+    # (1, 1), (4, 1), (4, 4): how many numbers of operands A and B are loaded at once
     vectors: tuple[tuple[int, int], ...] = ((1, 1),)
 
 
@@ -52,6 +53,11 @@ class Rung:
     architecture: int = 75
     precision: str = "float32"
 
+    @property
+    def half(self) -> bool:
+        """Whether its operands are rounded to 16 bits, and padded, before it multiplies them."""
+        return self.precision in HALF_DTYPES
+
 
 def _register_tile(bm: int, bn: int, bk: int, tm: int, tn: int, *vectors: tuple[int, int]) -> Tile:
     macros = {"BM": bm, "BN": bn, "BK": bk, "TM": tm, "TN": tn}
@@ -60,6 +66,16 @@ def _register_tile(bm: int, bn: int, bk: int, tm: int, tn: int, *vectors: tuple[
 
 def _ring_tile(bm: int, bn: int, stages: int, threads: int, *vectors: tuple[int, int]) -> Tile:
     return Tile(bm, bn, 16, threads, {"BM": bm, "BN": bn, "BK": 16, "STAGES": stages}, vectors)
+
+
+def _half_tile(half: str, bm: int, bn: int, stages: int, threads: int, *vectors: tuple[int, int]) -> Tile:
+    return Tile(bm, bn, 32, threads, {"HALF": half, "BM": bm, "BN": bn, "BK": 32, "STAGES": stages}, vectors)
+
+
+def _half_rung(half: str) -> Rung:
+    every = ((8, 8), (8, 4), (4, 8), (4, 4))
+    tiles = _half_tile(half, 64, 64, 3, 128, *every), _half_tile(half, 128, 128, 4, 256, (8, 8))
+    return Rung("7_tensor_cores_16_bits.cu", tiles, architecture=80, precision=half)
 
 
 _ALL_VECTORS = ((4, 4), (4, 1), (1, 1))
@@ -88,6 +104,9 @@ RUNGS: dict[int, Rung] = {
         architecture=80,
         precision="tf32",
     ),
+    # One source in two number formats.
+    7: _half_rung("bf16"),
+    8: _half_rung("fp16"),
 }
 
 FOLDER = "conv2d"
@@ -105,6 +124,14 @@ def choose_rung(g: Geometry, dtype: str, arch: int, precision: str = "float32") 
     """The rung for a problem on a GPU of this architecture (80 for sm_80)."""
     if dtype == "float64":
         return 3  # for gradient checks and references: shared memory, and nothing that is for float32 alone
+    for rung, spec in RUNGS.items():
+        if spec.half and spec.precision == precision:
+            if arch < spec.architecture:
+                raise ValueError(
+                    f"conv2d: precision {precision!r} needs a GPU from sm_{spec.architecture} on, "
+                    f"this is an sm_{arch}; set_matmul_precision('float32') works there"
+                )
+            return rung
     if precision == "tf32" and arch >= 80:
         return 6  # only where the caller allows TF32
     # cp.async came with sm_80. Tiles of three columns (an image's gradient) are rung 4's: it has a narrow one.
@@ -122,7 +149,7 @@ def choose_tile(
     usable = [t for t in tiles if _widest(t, vectors) is not None]
     if tile is not None:
         if tiles[tile] not in usable:
-            raise ValueError(f"rung {rung}, tile {tile}: loads of {vectors} floats are not enough for {tiles[tile]}")
+            raise ValueError(f"rung {rung}, tile {tile}: loads of {vectors} numbers are not enough for {tiles[tile]}")
         chosen = tiles[tile]
     else:
         # A larger tile reads less, if it leaves work for all of the GPU; a narrow one computes fewer columns in vain.
@@ -156,6 +183,12 @@ def vector(array: Array, channels: int) -> int:
     return 4 if channels % 4 == 0 and address % 16 == 0 else 1
 
 
+def padded(g: Geometry) -> Geometry:
+    """The geometry of operands in 16 bits: 8 numbers are loaded at once, 4 where there are no more channels."""
+    c, k = (4 if channels <= 4 else -(-channels // 8) * 8 for channels in (g.c, g.k))
+    return replace(g, c=c, k=k)
+
+
 # ---- checks, memory -------------------------------------------------------------------------------------------------
 
 
@@ -187,14 +220,14 @@ def _empty(device: str, shape: int | tuple[int, ...], dtype: Any) -> Array:
 
 def _rung_for(g: Geometry, dtype: Any, device: str, precision: str | None, rung: int | None) -> int:
     precision = matmul_precision(device) if precision is None else precision
-    if precision not in ("float32", "tf32"):
-        raise ValueError(f"conv2d: expected precision 'float32' or 'tf32', got {precision!r}")
+    if precision not in PRECISIONS:
+        raise ValueError(f"conv2d: expected a precision of {', '.join(PRECISIONS)}, got {precision!r}")
     if str(dtype) not in C_TYPES:
         raise ValueError(f"conv2d: expected float32 or float64, got {dtype}")
     check_sizes(g)
     arch = architecture(device)
     if rung is None:
-        return choose_rung(g, str(dtype), arch, precision)
+        rung = choose_rung(g, str(dtype), arch, precision)
     if rung not in RUNGS:
         raise ValueError(f"conv2d: there is no rung {rung}; there are {', '.join(map(str, RUNGS))}")
     if str(dtype) not in RUNGS[rung].dtypes or arch < RUNGS[rung].architecture:
@@ -202,7 +235,15 @@ def _rung_for(g: Geometry, dtype: Any, device: str, precision: str | None, rung:
             f"conv2d: rung {rung} is for {' and '.join(RUNGS[rung].dtypes)} from sm_{RUNGS[rung].architecture} on, "
             f"got {dtype} on sm_{arch}"
         )
+    if RUNGS[rung].half:
+        check_sizes(padded(g))
     return rung
+
+
+def _widths(run: "_Launcher", *operands: tuple[Array, int]) -> tuple[int, int]:
+    """How many numbers at once may be loaded from two arrays of so many channels (`padded`, in 16 bits)."""
+    a, b = ((4 if c <= 4 else 8) if RUNGS[run.rung].half else vector(array, c) for array, c in operands)
+    return a, b
 
 
 # ---- launches -------------------------------------------------------------------------------------------------------
@@ -237,37 +278,54 @@ class _Launcher:
     def each_element(self, kernel: str, count: int, args: Any, tile: Tile | None = None, vectors: Any = (1, 1)) -> None:
         self(kernel, -(-count // THREADS), THREADS, args, tile, vectors)
 
-    def empty(self, shape: int | tuple[int, ...]) -> Array:
-        return _empty(self.device, shape, self.dtype)
+    def empty(self, shape: int | tuple[int, ...], dtype: Any = None) -> Array:
+        return _empty(self.device, shape, self.dtype if dtype is None else dtype)
+
+    def rounded(self, tile: Tile, vectors: Any, *operands: tuple[Array, tuple[int, ...]]) -> list[Array]:
+        """Two operands in 16 bits, with zeros up to the shapes that are given."""
+        args: list[Any] = []
+        threads = 0
+        for array, shape in operands:
+            rows, padded_rows = (int(np.prod(s[:-1])) for s in (array.shape, shape))
+            channels, padded_channels = array.shape[-1], shape[-1]
+            padding = {"rows": rows, "channels": channels, "padded_rows": padded_rows}
+            padding |= {"padded_channels": padded_channels, "vector": vector(array, channels)}
+            args += [array, self.empty(shape, HALF_DTYPES[RUNGS[self.rung].precision]), padding]
+            threads += padded_rows * padded_channels // 4
+        if threads:  # no images and their gradients
+            self.each_element("round_operands", threads, args, tile, vectors)
+        return [args[1], args[4]]
 
 
 def _ring_bytes(tile: Tile, a_along_depth: bool, b_along_depth: bool) -> int:
-    """Dynamic shared memory of rungs 5 and 6: tile.cuh's Layout for both operands, STAGES times."""
-    if "STAGES" not in tile.macros:
-        return 0
-    floats = 0
+    """Dynamic shared memory of rungs from 5 on: tile.cuh's Layout for both operands, STAGES times."""
+    stages, itemsize = tile.macros.get("STAGES", 0), 2 if "HALF" in tile.macros else 4
+    numbers = 0
     for lines, along_depth in ((tile.bm, a_along_depth), (tile.bn, b_along_depth)):
-        floats += lines * (tile.bk + 4) if along_depth else tile.bk * (lines + 8)
-    return tile.macros["STAGES"] * floats * 4
+        numbers += lines * (tile.bk + 16 // itemsize) if along_depth else tile.bk * (lines + 8)
+    return int(stages) * numbers * itemsize
 
 
 def _summed(
     run: _Launcher,
     gw: Array,
+    g: Geometry,
     grid: tuple[int, int],
-    depth: int,
     tile: Tile,
     vectors: Any,
     product: Callable[[Array, int, int], None],
 ) -> None:
     """product(partial sums, slices, depth of each), and their sum in the order of the slices in gw."""
-    slices, slice_depth = choose_slices(grid[0] * grid[1], depth, tile.bk, gw.size, gw.itemsize)
-    if slices == 1:
+    inner = padded(g) if RUNGS[run.rung].half else g  # what the product writes
+    size = inner.k * inner.r * inner.s * inner.c
+    slices, slice_depth = choose_slices(grid[0] * grid[1], g.n * g.p * g.q, tile.bk, size, gw.itemsize)
+    if slices == 1 and inner == g:
         product(gw, 1, slice_depth)
         return
-    partial = run.empty((slices, gw.size))
+    partial = run.empty((slices, size))
     product(partial, slices, slice_depth)
-    run.each_element("sum_slices", gw.size, [partial, gw, slices, gw.size], tile, vectors)
+    shape = [asdict(inner), g.c] if RUNGS[run.rung].half else []
+    run.each_element("sum_slices", gw.size, [partial, gw, *shape, slices, gw.size], tile, vectors)
 
 
 def _tiles(rows: int, columns: int, tile: Tile) -> tuple[int, int]:
@@ -287,7 +345,8 @@ def forward(
 ) -> Array:
     """(N, H, W, C), (K, R, S, C) and optionally (K,) -> (N, P, Q, K).
 
-    precision: "tf32" allows tensor cores with TF32 inputs. rung, tile: force one (RUNGS); else the problem decides.
+    precision: how operands may be rounded for tensor cores (set_matmul_precision); None: the one in force. rung, tile:
+    force one (RUNGS); else the problem decides.
     """
     rung = _rung_for(g, x.dtype, device, precision, rung)
     _check_array("input", x, g.x_shape, x.dtype)
@@ -306,9 +365,14 @@ def forward(
         elif rung == 2:
             _product(run, _im2col(run, x, g), w, bias, y, (rows, g.k, depth, depth), (depth, 1), (depth, 1), 1)
         else:
-            chosen, vectors = choose_tile(rung, rows, g.k, (vector(x, g.c), vector(w, g.c)), tile)
+            chosen, vectors = choose_tile(rung, rows, g.k, _widths(run, (x, g.c), (w, g.c)), tile)
             grid, shared = _tiles(rows, g.k, chosen), _ring_bytes(chosen, True, True)
-            run("conv2d_forward", grid, chosen.threads, [x, w, bias, y, asdict(g)], chosen, vectors, shared)
+            args = [x, w, bias, y, asdict(g)]
+            if RUNGS[rung].half:
+                inner = padded(g)
+                operands = run.rounded(chosen, vectors, (x, inner.x_shape), (w, inner.w_shape))
+                args = [*operands, bias, y, asdict(inner), g.k]
+            run("conv2d_forward", grid, chosen.threads, args, chosen, vectors, shared)
     return y
 
 
@@ -345,10 +409,15 @@ def input_grad(
             run.each_element("col2im", gx.size, [columns, bias, gx, asdict(g)])
         else:
             rows = g.n * -(-g.h // g.stride_h) * -(-g.w // g.stride_w)  # of the largest class
-            chosen, vectors = choose_tile(rung, rows, g.c, (vector(gy, g.k), vector(w, g.c)), tile)
+            chosen, vectors = choose_tile(rung, rows, g.c, _widths(run, (gy, g.k), (w, g.c)), tile)
             grid = (*_tiles(rows, g.c, chosen), g.stride_h * g.stride_w)
             shared = _ring_bytes(chosen, True, False)
-            run("conv2d_input_grad", grid, chosen.threads, [gy, w, bias, gx, asdict(g)], chosen, vectors, shared)
+            args = [gy, w, bias, gx, asdict(g)]
+            if RUNGS[rung].half:
+                inner = padded(g)
+                operands = run.rounded(chosen, vectors, (gy, inner.y_shape), (w, inner.w_shape))
+                args = [*operands, bias, gx, asdict(inner), g.c]
+            run("conv2d_input_grad", grid, chosen.threads, args, chosen, vectors, shared)
     return gx
 
 
@@ -382,16 +451,20 @@ def weight_grad(
                 sizes = g.k, columns, depth, slice_depth
                 _product(run, gy, patches, None, partial, sizes, (1, g.k), (1, columns), slices)
 
-            _summed(run, gw, _tiles(g.k, columns, small), depth, small, (1, 1), product)
+            _summed(run, gw, g, _tiles(g.k, columns, small), small, (1, 1), product)
         else:
-            chosen, vectors = choose_tile(rung, g.k, columns, (vector(gy, g.k), vector(x, g.c)), tile)
-            grid, shared = _tiles(g.k, columns, chosen), _ring_bytes(chosen, False, False)
+            inner = padded(g) if RUNGS[rung].half else g
+            rows, columns = inner.k, inner.r * inner.s * inner.c
+            chosen, vectors = choose_tile(rung, rows, columns, _widths(run, (gy, g.k), (x, g.c)), tile)
+            grid, shared = _tiles(rows, columns, chosen), _ring_bytes(chosen, False, False)
+            if RUNGS[rung].half:
+                x, gy = run.rounded(chosen, vectors, (x, inner.x_shape), (gy, inner.y_shape))
 
             def product(partial: Array, slices: int, slice_depth: int) -> None:
-                args = [x, gy, partial, asdict(g), slice_depth]
+                args = [x, gy, partial, asdict(inner), slice_depth]
                 run("conv2d_weight_grad", (*grid, slices), chosen.threads, args, chosen, vectors, shared)
 
-            _summed(run, gw, grid, depth, chosen, vectors, product)
+            _summed(run, gw, g, grid, chosen, vectors, product)
     return gw
 
 

@@ -13,6 +13,7 @@ from typing import Generic, NoReturn, TypeVar
 from minigan.backend import (
     PRECISIONS,
     DeviceError,
+    cuda_architecture,
     default_device,
     is_cuda,
     matmul_precision,
@@ -74,10 +75,14 @@ def command_line(
         device = str(chosen) if chosen else resolve_device(given.device)
     except DeviceError as error:
         parser.error(f"--device: {error}")
-    if given.precision:
-        if device == "cpu" and given.precision != "float32":
-            parser.error(f"--precision: expected float32 on device cpu, got {given.precision}")
-        set_matmul_precision(given.precision)
+    precision = given.precision or (given.was_precision if given.was_device == device else None)
+    if precision:
+        if device == "cpu" and precision != "float32":
+            parser.error(f"--precision: expected float32 on device cpu, got {precision}")
+        if precision in ("bf16", "fp16") and is_cuda(device) and (arch := cuda_architecture(device)) < 80:
+            parser.error(f"--precision: {precision} needs a GPU from sm_80 on; expected float32 on this sm_{arch}")
+        if precision != matmul_precision(device):
+            set_matmul_precision(precision)
     preset = given.preset or ("paper" if is_cuda(device) else "small")
     changes = {
         name: value for name in ("steps", "batch_size", "image_size") if (value := getattr(given, name)) is not None
@@ -121,6 +126,8 @@ def _recall(given: argparse.Namespace, system: str) -> None:
             "steps": old["planned_steps"],
             "batch_size": settings["batch_size"],
             "image_size": tuple(settings["image_size"]),
+            "was_device": old.get("device"),
+            "was_precision": old.get("precision"),
         }
     except UserError as error:
         fail(str(error))
@@ -157,6 +164,7 @@ def _parser(system: str, description: str, presets: list[str]) -> argparse.Argum
     add("--image-size", type=_size, metavar="N or HxW", help="size of the images in pixels, such as 64 or 64x48")
     add("--device", default="auto", metavar="auto|cpu|cuda|cuda:N|emulated", help="where to compute (auto)")
     add("--precision", choices=PRECISIONS, help="of convolutions on a GPU; default: tf32 where the GPU has it")
+    parser.set_defaults(was_device=None, was_precision=None)  # of the run that is resumed: another device may lack it
     add("--seed", type=_seed, metavar="N", help="for the weights, the noise and the order of the data (0)")
     add(
         "--average",

@@ -91,7 +91,7 @@ def test_minigan_and_the_peer_are_right(g: Geometry, name: str, precision: conv.
     if precision.output:  # on a CPU, PyTorch also rounds partial sums to 16 bits
         assert np.linalg.norm(result - judge.exact) <= 2**-7 * np.linalg.norm(judge.exact)
     else:
-        assert judge.worst(result, precision) <= 1
+        assert judge.worst(result, precision, is_peer=True) <= 1
 
 
 @pytest.mark.parametrize("name", conv.PASSES)
@@ -120,6 +120,17 @@ def test_what_is_not_written_is_seen() -> None:
     judge = conv.judge(g, "forward", conv.draw(g))
     with conv.poisoned("cpu"):
         assert not (judge.worst(np.empty(g.y_shape, np.float32), SINGLE) <= 1)
+
+
+def test_a_result_that_is_rounded_to_16_bits_is_a_peers() -> None:
+    g = GEOMETRIES[0]
+    for name in ("bf16", "fp16"):
+        precision = conv.PRECISIONS[name]
+        values = {one: conv.rounded(a, precision) for one, a in conv.draw(g).items()}
+        judge = conv.judge(g, "forward", values)
+        result = conv.rounded(conv.on_cpu(g, "forward", values)(), precision)
+        assert judge.worst(result, precision, is_peer=True) <= 1
+        assert not (judge.worst(result, precision) <= 1)
 
 
 def test_bf16_is_rounded_to_nearest_and_ties_to_even() -> None:
@@ -432,14 +443,23 @@ def test_chart(tmp_path: Path) -> None:
 
 def test_the_gpu_code_on_the_emulator(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "out.json"
-    arguments = ["--device", "emulated", "--system", "maxpool", "--layer", "G1", "--rung", "1", "4", "6"]
+    arguments = ["--device", "emulated", "--system", "maxpool", "--layer", "G1", "--rung", "1", "4", "6", "7", "8"]
     assert command.main([*arguments, "--json", str(path)]) == 0
     out = capsys.readouterr().out
-    assert "9 of 9 right" in out
+    assert "15 of 15 right" in out
     assert "TFLOP/s" not in out
     results = json.loads(path.read_text())["results"]
-    assert {r["competitor"] for r in results} == {"rung 1", "rung 4", "rung 6"}
+    assert {r["competitor"] for r in results} == {f"rung {n}" for n in (1, 4, 6, 7, 8)}
     assert all(r["timing"] is None and r["error"] <= 1 for r in results)
+
+
+def test_a_published_layer_on_the_emulator(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "out.json"
+    arguments = ["--device", "emulated", "--full-size", "--batch", "1", "--layer", "anime D4", "--rung", "7"]
+    assert command.main([*arguments, "--system", "anime", "--json", str(path)]) == 0
+    assert "3 of 3 right" in capsys.readouterr().out
+    geometry = json.loads(path.read_text())["results"][0]["problem"]["geometry"]
+    assert [geometry[size] for size in "nhwck"] == [1, 8, 8, 256, 512]
 
 
 def test_a_wrong_kernel_is_named_and_fails_the_run(
@@ -477,6 +497,7 @@ def test_a_case_that_runs_out_of_memory_says_so_and_the_run_goes_on(
         (["--device", "cpu", "--rung", "3"], "the CPU has no ladder"),
         (["--device", "emulated", "--chart", "x.png"], "say nothing about a GPU"),
         (["--device", "cpu", "--batch", "0"], "expected a number from 1"),
+        (["--device", "cpu", "--full-size"], "on cpu the networks are the published ones"),
         (["--device", "cpu", "--seconds-per-case", "-1"], "expected a number above 0"),
     ],
 )

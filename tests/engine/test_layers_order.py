@@ -21,7 +21,7 @@ FLOORS = [
     {"tensor"},
     {"gradcheck", "ops", "random"},
     {"functional"},
-    {"init", "nn", "optim"},
+    {"init", "loss_scale", "nn", "optim"},
     {"minigan"},  # the package itself: the names that users know
     {"data", "metrics", "models"},
     {"training"},
@@ -35,7 +35,7 @@ SCRIPTS = len(FLOORS)  # examples, benchmarks and tests stand on top
 # Only these may import CuPy.
 CUPY = {"minigan.backend", "minigan.kernel_launch"}
 
-ENGINE = ["tensor", "ops", "functional", "nn", "init", "optim", "gradcheck"]
+ENGINE = ["tensor", "ops", "functional", "nn", "init", "loss_scale", "optim", "gradcheck"]
 ENGINE_LINES = 2500
 # How each device computes the three primitives of conv2d.py: the counterpart of kernels/, not of what a reader of the
 # engine has to know.

@@ -1,5 +1,7 @@
 // bugs.cu, a test of the emulator: kernels that are wrong, each in one way that it must notice.
 // requires: sm_80
+// dynamic shared: beyond_dynamic_shared: 32 * 4
+// dynamic shared: unwritten: 32 * 4
 #include "common.cuh"
 #include "ptx.cuh"
 

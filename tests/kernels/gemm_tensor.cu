@@ -1,6 +1,7 @@
 // gemm_tensor.cu, a test of the emulator: matrix products on tensor cores. 64 x 64 tiles of C, 4 warps of 32 x 32,
 // three stages of shared memory filled by asynchronous copies.
 //
+// dynamic shared: gemm_tf32: 3 * 2 * 64 * 20 * 4
 // requires: sm_80
 #include "common.cuh"
 #include "ptx.cuh"

@@ -8,10 +8,11 @@ from mutate import Mutation
 from minigan.ops import conv2d_cuda
 
 NAIVE, IM2COL, IMPLICIT = "conv2d/1_naive.cu", "conv2d/2_im2col.cu", "conv2d/3_implicit_gemm.cu"
-REGISTERS, COPIES, TENSOR = (
+REGISTERS, COPIES, TENSOR, HALVES = (
     "conv2d/4_register_tiles.cu",
     "conv2d/5_async_copies.cu",
     "conv2d/6_tensor_cores_tf32.cu",
+    "conv2d/7_tensor_cores_16_bits.cu",
 )
 GEOMETRY, TILE, RING = "conv2d/geometry.cuh", "conv2d/tile.cuh", "conv2d/ring.cuh"
 PASSES, SLICES = "conv2d/passes.cuh", "conv2d/slices.cuh"
@@ -24,9 +25,10 @@ CONCERNED = {
     REGISTERS: (4,),
     COPIES: (5,),
     TENSOR: (6,),
+    HALVES: (7, 8),
     GEOMETRY: (3, 5),
-    TILE: (3, 4, 5, 6),
-    RING: (5, 6),
+    TILE: (3, 4, 5, 6, 7),
+    RING: (5, 6, 7),
     PASSES: (3, 5),
     SLICES: (2, 3),
 }
@@ -158,8 +160,8 @@ MUTATIONS = [
     Mutation(
         "ring: wrong slot copied to",
         RING,
-        "ring + tile % SLOTS * SLOT_FLOATS;\n    if",
-        "ring + (tile + 1) % SLOTS * SLOT_FLOATS;\n    if",
+        "ring + tile % SLOTS * SLOT_SIZE;\n    if",
+        "ring + (tile + 1) % SLOTS * SLOT_SIZE;\n    if",
     ),
     Mutation("ring: slot still in use", RING, "copy(tile + SLOTS - 1);", "copy(tile + SLOTS);"),
     Mutation("ring: a tile too few ahead", RING, "tile < SLOTS - 1; tile++", "tile < SLOTS - 2; tile++"),
@@ -169,6 +171,9 @@ MUTATIONS = [
     Mutation("ring: no commit", RING, "    cp_async_commit();", "    //"),
     Mutation("ring: no zeros", RING, "cp_async4(to, source, index >= 0)", "cp_async4(to, source, true)"),
     Mutation("ring: no vector of zeros", RING, "cp_async16(to, source, index >= 0)", "cp_async16(to, source, true)"),
+    Mutation(
+        "ring: no short vector of zeros", RING, "cp_async8(to, source, index >= 0)", "cp_async8(to, source, true)"
+    ),
     Mutation("ring: last tile lost", RING, "ceil_div(end - begin, DEPTH)", "(end - begin) / DEPTH"),
     # -- 5: asynchronous copies
     Mutation("copies: one step four times", COPIES, "own_line<false>(i, t), step + s)", "own_line<false>(i, t), step)"),
@@ -214,6 +219,73 @@ MUTATIONS = [
         "warp / 2 * WARP_M, warp_column = warp % 2 * WARP_N",
     ),
     Mutation("tensor: half of the depth", TENSOR, "step < BK; step += 8", "step < BK / 2; step += 8"),
+    # -- 7, 8: tensor cores, 16 bits
+    Mutation("halves: bf16 truncated", HALVES, "y = to_bf16(x);", "y.bits = __float_as_uint(x) >> 16;"),
+    Mutation("halves: fp16 rounded away", HALVES, "y = to_fp16(x);", "y = to_fp16(x * 1.0004f);"),
+    Mutation("halves: bf16 taken for fp16", HALVES, "mma_m16n8k16_bf16(c, a, b)", "mma_m16n8k16_fp16(c, a, b)"),
+    Mutation("halves: fp16 taken for bf16", HALVES, "mma_m16n8k16_fp16(c, a, b)", "mma_m16n8k16_bf16(c, a, b)"),
+    Mutation("halves: no channels of zeros", HALVES, "if (channel + e < p.channels) values", "values"),
+    Mutation("halves: no vectors of zeros", HALVES, "if (channel < p.channels) {", "{"),
+    Mutation("halves: no rows of zeros", HALVES, "if (row < p.rows) {", "{"),
+    Mutation("halves: rows as wide as padded", HALVES, "from + row * p.channels", "from + row * p.padded_channels"),
+    Mutation("halves: neighbours swapped", HALVES, "pack(rounded[0], rounded[1])", "pack(rounded[1], rounded[0])"),
+    Mutation("halves: pairs swapped", HALVES, "pack(rounded[2], rounded[3])", "pack(rounded[0], rounded[1])"),
+    Mutation("halves: one thread too many", HALVES, "if (i < first_count)", "if (i <= first_count)"),
+    Mutation("halves: second too long", HALVES, "i - first_count < second_count", "i - first_count <= second_count"),
+    Mutation("halves: second one too far", HALVES, "<int>(i - first_count)", "<int>(i - first_count + 1)"),
+    Mutation(
+        "halves: matrices of A swapped",
+        HALVES,
+        "line + lane % 16, step + lane / 16 * 8",
+        "line + lane / 16 * 8 + lane % 8, step + lane / 8 % 2 * 8",
+    ),
+    Mutation(
+        "halves: transposed matrices of A swapped",
+        HALVES,
+        "line + lane / 8 % 2 * 8, step + lane / 16 * 8 + lane % 8",
+        "line + lane / 16 * 8, step + lane % 16",
+    ),
+    Mutation("halves: A not transposed", HALVES, "ldmatrix_x4_trans(fragments[i]", "ldmatrix_x4(fragments[i]"),
+    Mutation(
+        "halves: matrices of B swapped",
+        HALVES,
+        "line + lane / 16 * 8 + lane % 8, step + lane / 8 % 2 * 8",
+        "line + lane % 16, step + lane / 16 * 8",
+    ),
+    Mutation(
+        "halves: transposed matrices of B swapped",
+        HALVES,
+        "line + lane / 16 * 8, step + lane % 16",
+        "line + lane / 8 % 2 * 8, step + lane / 16 * 8 + lane % 8",
+    ),
+    Mutation("halves: B not transposed", HALVES, "ldmatrix_x4_trans(both", "ldmatrix_x4(both"),
+    Mutation("halves: one block of B twice", HALVES, "fragments[j + 1][0] = both[2]", "fragments[j + 1][0] = both[0]"),
+    Mutation("halves: half of the depth", HALVES, "step < BK; step += 16", "step < BK / 2; step += 16"),
+    Mutation("halves: halves of C swapped", HALVES, "half * 2 + e]", "e * 2 + half]"),
+    Mutation("halves: rows unguarded", HALVES, "if (row >= pass.rows) continue;", ""),
+    Mutation(
+        "halves: warps transposed",
+        HALVES,
+        "warp % 2 * WARP_M, warp_column = warp / 2 * WARP_N",
+        "warp / 2 * WARP_M, warp_column = warp % 2 * WARP_N",
+    ),
+    Mutation("halves: padding written to y", HALVES, "pass.columns = channels;\n  product(pass, x", "product(pass, x"),
+    Mutation("halves: padding written to gx", HALVES, "  pass.columns = channels;\n  if (blockIdx", "  if (blockIdx"),
+    Mutation("halves: sums of padded filters", HALVES, "i / channels * g.c + i % channels", "i"),
+    Mutation(
+        "halves: slices not padded",
+        HALVES,
+        "g.r * g.s * g.c;\n  const float* const first",
+        "g.r * g.s * channels;\n  const float* const first",
+    ),
+    Mutation("halves: last slice lost", HALVES, "slice < slices;", "slice < slices - 1;"),
+    Mutation("halves: always class 0", HALVES, "pass(g, blockIdx.z);", "pass(g, 0);"),
+    Mutation(
+        "halves: one place for all slices",
+        HALVES,
+        "= partial + static_cast<long long>(blockIdx.z) *",
+        "= partial + 0ll *",
+    ),
 ]
 
 
@@ -241,7 +313,7 @@ def check_one(what: ladder.Pass, g: ladder.Geometry, rung: int, tile: int | None
             results.append(ladder.run(what, g, arrays, **ladder.forced(rung, tile)))
         for array in allocated:
             ladder.check_guards(array)
-    ladder.assert_right(what, g, arrays, results[0], tf32=rung == 6)
+    ladder.assert_right(what, g, arrays, results[0], ladder.RUNGS[rung].precision)
     for other in results[1:]:
         np.testing.assert_array_equal(results[0], other)
     ladder.check_nan_stays(what, g, rung, tile)

@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from minigan.kernels import check, load, nvrtc, sources
+from minigan.kernels import KernelError, check, load, nvrtc, sources
+from minigan.kernels.occupancy import occupancy
 
 HERE = Path(__file__).resolve().parent
 
@@ -102,6 +103,113 @@ def test_wrong_requests(capsys):
     assert "--arch: expected e.g. 80,90a, got sm_80" in capsys.readouterr().out
     assert check.main(sources(), ["80"], "no_such_kernel") == 2
     assert "no source has a kernel 'no_such_kernel'" in capsys.readouterr().out
+
+
+PTX = """.version 8.8
+.extern .shared .align 128 .b8 dynamic_shared_bytes[];
+	// .globl	one
+.visible .entry one(
+	.param .u64 .ptr .align 1 one_param_0
+)
+.maxntid 16, 8, 2
+{
+	mov.u64 	%rd1, dynamic_shared_bytes;
+}
+.entry two()
+.maxntid 96
+.minnctapersm 1
+{
+}
+.entry three()
+{
+}
+"""
+
+
+def test_ptx_code():
+    assert check.parse_ptx(PTX) == {"one": (256, True), "two": (96, False), "three": (1024, False)}
+
+
+@pytest.mark.parametrize(
+    ("arch", "threads", "registers", "shared", "expected"),
+    [
+        # Worked out by hand, from the limits in the programming guide. 124 registers: 16 units of 256 a warp, so 4
+        # warps in each quarter of the 65,536, 16 warps, 2 blocks of 8.
+        ("80", 256, 124, 8448, (2, 16, 0.25, "registers")),
+        # 168: 21 units, 3 warps a quarter, 12 warps: one block, and a half that does not fit.
+        ("80", 256, 168, 61440, (1, 8, 0.125, "registers")),
+        ("80", 32, 32, 0, (32, 32, 0.5, "blocks")),
+        ("80", 1024, 32, 0, (2, 64, 1.0, "warps")),
+        ("90a", 1024, 16, 0, (2, 64, 1.0, "warps")),
+        # 30,720 and 1,024 for the system: 3 of them in 102,400, 7 in 233,472.
+        ("86", 128, 40, 30720, (3, 12, 0.25, "shared memory")),
+        ("90a", 128, 40, 30720, (7, 28, 28 / 64, "shared memory")),
+        # On sm_75 the system takes nothing: two halves of 64 KiB.
+        ("75", 128, 40, 32768, (2, 8, 0.25, "shared memory")),
+        # 100 bytes and 1,024, in units of 128: 1,152, of which 88 would fit.
+        ("120", 64, 32, 100, (24, 48, 1.0, "blocks")),
+        ("120", 32, 32, 100, (24, 24, 0.5, "blocks")),
+        ("120", 96, 32, 100, (16, 48, 1.0, "warps")),
+        ("80", 1024, 255, 0, (0, 0, 0.0, "registers")),
+        # 33: 5 units and not 4.1, 12 warps a quarter. 84: 11 units, 5 warps a quarter, although 23 would fit in all.
+        ("80", 64, 33, 0, (24, 48, 0.75, "registers")),
+        ("80", 32, 84, 0, (20, 20, 20 / 64, "registers")),
+        # 19,457 and 1,024: one byte more than a fifth of 102,400. 33 threads are two warps.
+        ("86", 128, 32, 19457, (4, 16, 1 / 3, "shared memory")),
+        ("80", 33, 32, 0, (32, 64, 1.0, "blocks")),
+    ],
+)
+def test_occupancy(arch, threads, registers, shared, expected):
+    held = occupancy(arch, threads, registers, shared)
+    assert (held.blocks, held.warps, held.share, held.limit) == expected
+
+
+def test_occupancy_of_an_unknown_architecture_is_an_error(capsys):
+    with pytest.raises(ValueError, match=r"expected one of sm_75, sm_80, .*, got sm_87"):
+        occupancy("87", 256, 32, 0)
+    assert check.main(sources(), ["87"], None, occupancies=True) == 2
+    assert "--arch: expected some of 75, 80, " in capsys.readouterr().out
+
+
+@needs_nvrtc
+def test_the_table_of_occupancies(tmp_path, capsys):
+    path = tmp_path / "both.cu"
+    head = '// variants: {"N": [64, 256]}\n// dynamic shared: f: 2 * (N + 16) * 4 * N\n'
+    code = (
+        '#include "common.cuh"\nextern "C" __global__ void __launch_bounds__(2 * N) f(float* x) {\n'
+        "  DYN_SHARED(float, d);\n  __shared__ float s[32];\n  s[threadIdx.x % 32] = *x;\n  d[threadIdx.x] = *x;\n"
+        "  __syncthreads();\n  *x = d[threadIdx.x ^ 1] + s[threadIdx.x % 31];\n}\n"
+    )
+    path.write_text(head + code)
+    assert check.main([str(path)], ["80"], None, occupancies=True) == 0
+    said = capsys.readouterr().out
+    # 128 + 2 * 80 * 256 = 41,088 and 1,024 in 167,936: 3 blocks of 4 warps.
+    assert re.search(r"both\.cu +f +N=64 +80 +128 +\d+ +41088 +0 +3 +12 +19% +shared memory\n", said)
+    # 128 + 2 * 272 * 1024 bytes are more than any SM has.
+    assert re.search(r"both\.cu +f +N=256 +80 +512 +\d+ +557184 +0 +0 +0 +0% +shared memory\n", said)
+    path.write_text(code.replace("N)", "32)"))
+    assert check.main([str(path)], ["80"], None) == 1
+    assert "kernel f: expected a line `// dynamic shared: f: bytes` in the head comment" in capsys.readouterr().out
+
+
+def test_dynamic_shared_memory_is_a_formula_of_macros(tmp_path):
+    path = tmp_path / "f.cu"
+    code = 'extern "C" __global__ void f(float* x) { *x = 1; }\n'
+    for formula, message in (
+        ("f: N - 1", r"expected \+ and \* of numbers and the macros N, got 'N - 1'"),
+        ("f: M * 2", "got 'M' in 'M \\* 2'"),
+        ("f: open('x')", "got \"open\\('x'\\)\""),
+    ):
+        path.write_text(f'// variants: {{"N": [3]}}\n// dynamic shared: {formula}\n{code}')
+        source = load(path)
+        with pytest.raises(KernelError, match=message):
+            source.dynamic_shared["f"].of(source.variants[0])
+    path.write_text(f"// dynamic shared: 12\n{code}")
+    with pytest.raises(KernelError, match="expected `// dynamic shared: kernel: bytes`, got '12'"):
+        load(path)
+    path.write_text(f"// dynamic shared: g: 12\n{code}")
+    with pytest.raises(KernelError, match="no kernel 'g'"):
+        load(path)
 
 
 LOG = """ptxas info    : 0 bytes gmem

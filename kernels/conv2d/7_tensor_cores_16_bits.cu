@@ -1,0 +1,195 @@
+// 7_tensor_cores_16_bits.cu: operands of 16 bits.
+//
+// Idea: half the bytes a number, so each copy, and each read of shared memory, brings twice as many; and mma.sync takes
+//   16 steps of the depth at once instead of 8. HALF is bf16 (float's range, 8 significant bits) or fp16 (11 bits, but
+//   from 6e-8 to 65504 only); the sums are float, the products exact. round_operands first rounds both operands, to
+//   nearest even: as it writes them anew anyway, it pads the channels to a multiple of 8 (of 4 where there are no more
+//   than 4) with zeros, so that all copies are of 16 or 8 bytes, also those of an image's three colours.
+// Thread -> output: as in rung 6, a tile of BM x BN by 2 x BN / 32 warps, each of which makes BM / 2 x 32 outputs.
+// Shared memory (dynamic): STAGES slots of a tile of A and one of B, each L (BK + 8) or BK (L + 8) numbers of 2 bytes
+//   for L lines; with BK = 32 and 3 stages 30720 bytes at most for 64 x 64, with 4 stages 81920 for 128 x 128. All
+//   fragments come by ldmatrix, four 8 x 8 blocks at once: those along the lines by its transposing form. The padding
+//   of the rows (tile.cuh, Layout) puts the 8 rows of a block into 32 different banks.
+// Input gradient: parity class blockIdx.z. Weight gradient: slice blockIdx.z. As in rung 3.
+// Next: operands that are kept in 16 bits from one pass to the next, and so are rounded once; tiles by TMA and products
+//   by wgmma on sm_90a.
+//
+// variants: [{"HALF": ["bf16", "fp16"], "BM": 64, "BN": 64, "BK": 32, "STAGES": 3, "VECTOR_A": [8, 4], "VECTOR_B": [8, 4]},
+//            {"HALF": ["bf16", "fp16"], "BM": 128, "BN": 128, "BK": 32, "STAGES": 4, "VECTOR_A": 8, "VECTOR_B": 8}]
+// dynamic shared: conv2d_forward: STAGES * (BM * (BK + 8) + BN * (BK + 8)) * 2
+// dynamic shared: conv2d_input_grad: STAGES * (BM * (BK + 8) + BK * (BN + 8)) * 2
+// dynamic shared: conv2d_weight_grad: STAGES * (BK * (BM + 8) + BK * (BN + 8)) * 2
+// requires: sm_80
+#include "common.cuh"
+#include "geometry.cuh"
+#include "ptx.cuh"
+#include "ring.cuh"
+
+constexpr int WARP_M = BM / 2, WARP_N = 32, THREADS = 32 * 2 * (BN / WARP_N);
+constexpr int TILES_M = WARP_M / 16, TILES_N = WARP_N / 8;  // blocks of 16 x 8 a warp
+static_assert(WARP_M % 16 == 0 && BN % WARP_N == 0, "warps share the tile evenly, in whole blocks");
+static_assert(BK % 16 == 0 && STAGES >= 2, "mma.sync takes 16 steps of the depth; one tile at least is on its way");
+
+// ---- rounding -------------------------------------------------------------------------------------------------------
+
+__device__ __forceinline__ void round_to(float x, bf16& y) { y = to_bf16(x); }
+__device__ __forceinline__ void round_to(float x, fp16& y) { y = to_fp16(x); }
+
+// An array (rows, channels) of which (padded_rows, padded_channels) is made. vector: how many floats may be read at
+// once, 4 or 1.
+struct Padding {
+  int rows, channels, padded_rows, padded_channels, vector;
+};
+
+// Number i of the four neighbouring numbers of the padded array.
+__device__ __forceinline__ void round_four(const float* from, HALF* to, const Padding& p, int i) {
+  const int fours = p.padded_channels / 4, row = i / fours, channel = i % fours * 4;
+  float values[4] = {};
+  if (row < p.rows) {
+    const float* const source = from + row * p.channels + channel;
+    if (p.vector == 4) {
+      if (channel < p.channels) {
+        const float4 v = *reinterpret_cast<const float4*>(source);
+        values[0] = v.x, values[1] = v.y, values[2] = v.z, values[3] = v.w;
+      }
+    } else {
+#pragma unroll
+      for (int e = 0; e < 4; e++)
+        if (channel + e < p.channels) values[e] = source[e];
+    }
+  }
+  HALF rounded[4];
+#pragma unroll
+  for (int e = 0; e < 4; e++) round_to(values[e], rounded[e]);
+  reinterpret_cast<uint2*>(to)[i] = make_uint2(pack(rounded[0], rounded[1]), pack(rounded[2], rounded[3]));
+}
+
+// Both operands of a pass, float -> HALF, with zeros as padding. One thread four numbers.
+extern "C" __global__ void __launch_bounds__(256)
+    round_operands(const float* first, HALF* first_rounded, Padding first_padding, const float* second,
+                   HALF* second_rounded, Padding second_padding) {
+  const int first_count = first_padding.padded_rows * (first_padding.padded_channels / 4);
+  const int second_count = second_padding.padded_rows * (second_padding.padded_channels / 4);
+  const long long i = grid_thread();
+  if (i < first_count)
+    round_four(first, first_rounded, first_padding, static_cast<int>(i));
+  else if (i - first_count < second_count)
+    round_four(second, second_rounded, second_padding, static_cast<int>(i - first_count));
+}
+
+// ---- the product ----------------------------------------------------------------------------------------------------
+
+__device__ __forceinline__ void multiply(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2], bf16) {
+  mma_m16n8k16_bf16(c, a, b);
+}
+__device__ __forceinline__ void multiply(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2], fp16) {
+  mma_m16n8k16_fp16(c, a, b);
+}
+
+// The fragments of A: TILES_M blocks of 16 lines from `line` on, 16 steps from `step` on.
+template <class A>
+__device__ __forceinline__ void read_a(unsigned (&fragments)[TILES_M][4], const HALF* tile, int line, int step) {
+  using Tile = Layout<A, BM, BK, HALF>;
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int i = 0; i < TILES_M; i++, line += 16) {
+    // Lanes 0-7, 8-15, 16-23, 24-31 point to the rows of: lines 0-7, lines 8-15, and the same eight steps on.
+    if (A::along_depth) ldmatrix_x4(fragments[i], tile + Tile::at(line + lane % 16, step + lane / 16 * 8));
+    else ldmatrix_x4_trans(fragments[i], tile + Tile::at(line + lane / 8 % 2 * 8, step + lane / 16 * 8 + lane % 8));
+  }
+}
+
+// The fragments of B: TILES_N blocks of 8 lines from `line` on, 16 steps from `step` on; two blocks at once.
+template <class B>
+__device__ __forceinline__ void read_b(unsigned (&fragments)[TILES_N][2], const HALF* tile, int line, int step) {
+  using Tile = Layout<B, BN, BK, HALF>;
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int j = 0; j < TILES_N; j += 2, line += 16) {
+    // Lanes 0-7, 8-15, 16-23, 24-31 point to the rows of: steps 0-7, steps 8-15, and the same eight lines on.
+    unsigned both[4];
+    if (B::along_depth) ldmatrix_x4(both, tile + Tile::at(line + lane / 16 * 8 + lane % 8, step + lane / 8 % 2 * 8));
+    else ldmatrix_x4_trans(both, tile + Tile::at(line + lane / 16 * 8, step + lane % 16));
+    fragments[j][0] = both[0], fragments[j][1] = both[1];
+    fragments[j + 1][0] = both[2], fragments[j + 1][1] = both[3];
+  }
+}
+
+template <class Pass>
+__device__ __forceinline__ void product(const Pass& pass, const HALF* a, const HALF* b, const float* bias, float* y) {
+  using A = decltype(pass.a);
+  using B = decltype(pass.b);
+  DYN_SHARED(HALF, ring);
+  const int row0 = blockIdx.x * BM, column0 = blockIdx.y * BN, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int warp_row = warp % 2 * WARP_M, warp_column = warp / 2 * WARP_N;  // where the warp's part of the tile begins
+  const Copier<A, BM, BK, VECTOR_A, THREADS, HALF> copier_a(pass.a, row0);
+  const Copier<B, BN, BK, VECTOR_B, THREADS, HALF> copier_b(pass.b, column0);
+  float sums[TILES_M][TILES_N][4] = {};
+  auto use = [&](const HALF* a_tile, const HALF* b_tile) {
+#pragma unroll
+    for (int step = 0; step < BK; step += 16) {
+      unsigned a_fragments[TILES_M][4], b_fragments[TILES_N][2];
+      read_a<A>(a_fragments, a_tile, warp_row, step);
+      read_b<B>(b_fragments, b_tile, warp_column, step);
+#pragma unroll
+      for (int i = 0; i < TILES_M; i++)
+#pragma unroll
+        for (int j = 0; j < TILES_N; j++) multiply(sums[i][j], a_fragments[i], b_fragments[j], HALF());
+    }
+  };
+  for_each_tile<STAGES, BK>(ring, copier_a, copier_b, a, b, pass.begin, pass.end, use);
+#pragma unroll
+  for (int i = 0; i < TILES_M; i++)
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      const int row = row0 + warp_row + i * 16 + lane / 4 + half * 8;
+      if (row >= pass.rows) continue;
+      const int begin = pass.output(row);
+#pragma unroll
+      for (int j = 0; j < TILES_N; j++)
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+          const int column = column0 + warp_column + j * 8 + lane % 4 * 2 + e;
+          if (column < pass.columns) y[begin + column] = sums[i][j][half * 2 + e] + (bias ? bias[column] : 0);
+        }
+    }
+}
+
+// ---- the passes: as in passes.cuh, but g counts the padded channels, and only `channels` of them are written --------
+
+// x (N, H, W, C), w (K, R, S, C), bias (channels) or null -> y (N, P, Q, channels).
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
+conv2d_forward(const HALF* x, const HALF* w, const float* bias, float* y, Conv g, int channels) {
+  Forward pass(g);
+  pass.columns = channels;
+  product(pass, x, w, bias, y);
+}
+
+// gy (N, P, Q, K), w (K, R, S, C), bias (channels) or null -> gx (N, H, W, channels).
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
+conv2d_input_grad(const HALF* gy, const HALF* w, const float* bias, float* gx, Conv g, int channels) {
+  InputGrad pass(g, blockIdx.z);
+  pass.columns = channels;
+  if (blockIdx.x * BM < pass.rows) product(pass, gy, w, bias, gx);  // the same for all threads of the block
+}
+
+// x (N, H, W, C), gy (N, P, Q, K) -> partial (slices, K, R, S, C), padded.
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
+conv2d_weight_grad(const HALF* x, const HALF* gy, float* partial, Conv g, int slice_depth) {
+  const WeightGrad pass(g, blockIdx.z, slice_depth);
+  float* const sums = partial + static_cast<long long>(blockIdx.z) * pass.rows * pass.columns;
+  product(pass, gy, x, static_cast<const float*>(nullptr), sums);
+}
+
+// partial (slices, padded K, R, S, C of g) -> gw (K, R, S, channels), n elements, added up in the order of the slices
+// (slices.cuh); one thread an element.
+extern "C" __global__ void __launch_bounds__(256)
+    sum_slices(const float* partial, float* gw, Conv g, int channels, int slices, int n) {
+  const long long i = grid_thread();
+  if (i >= n) return;
+  const long long slice_size = static_cast<long long>(g.k) * g.r * g.s * g.c;
+  const float* const first = partial + i / channels * g.c + i % channels;
+  float sum = first[0];
+  for (int slice = 1; slice < slices; slice++) sum += first[slice * slice_size];
+  gw[i] = sum;
+}
