@@ -18,7 +18,7 @@ al., "Error analysis and improving the accuracy of Winograd convolution for deep
 measure them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any

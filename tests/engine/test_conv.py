@@ -10,7 +10,7 @@ from engine_compare import assert_close, assert_one_line, assert_same, rounding
 import minigan as mg
 import minigan.functional as F
 from minigan import cpu
-from minigan.ops import conv2d_cpu, conv2d_im2col, conv2d_winograd, geometry
+from minigan.ops import conv2d_cpu, conv2d_im2col, geometry
 from minigan.ops.conv2d import Conv2d, Conv2dInputGrad, Conv2dWeightGrad
 from minigan.ops.geometry import Geometry
 
