@@ -108,10 +108,12 @@ class Began(System):
         self.discriminator.requires_grad_(True)
 
         # Where generated images are reconstructed too well, their loss below its share of the real images', k grows,
-        # and the discriminator attends to them more.
+        # and the discriminator attends to them more. The losses are those of the whole batch, also where each of many
+        # ranks has a share of it.
         with mg.no_grad():
-            balance = self.settings.gamma * loss_real - loss_gen_d
-            m = loss_real + balance.abs()
+            real_of_all = F.mean_over_ranks(loss_real)
+            balance = self.settings.gamma * real_of_all - F.mean_over_ranks(loss_gen_d)
+            m = real_of_all + balance.abs()
             self.k = (k + self.settings.step_of_k * balance).clip(0.0, 1.0)
             self.sum_of_m = self.sum_of_m + m
         self.numbers["steps_in_epoch"] += 1

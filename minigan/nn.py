@@ -222,8 +222,11 @@ class Linear(Module):
 class BatchNorm2d(Module):
     """(..., C) -> (..., C), normalised over all axes but the last. gamma, beta, running_mean, running_var: (C,).
 
-    momentum in Keras's sense: the share of the running value that is kept.
+    momentum in Keras's sense: the share of the running value that is kept. `synchronised` may be set to True: its batch
+    is then that of all ranks of a data-parallel program together.
     """
+
+    synchronised = False
 
     def __init__(self, channels: int, momentum: float = 0.99, epsilon: float = 1e-5) -> None:
         shape = (_whole("BatchNorm2d: channels", channels),)
@@ -237,7 +240,9 @@ class BatchNorm2d(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         running = self.running_mean, self.running_var
-        return F.batch_norm(x, self.gamma, self.beta, *running, self.training, self.momentum, self.epsilon)
+        return F.batch_norm(
+            x, self.gamma, self.beta, *running, self.training, self.momentum, self.epsilon, self.synchronised
+        )
 
 
 class LeakyReLU(Module):

@@ -8,7 +8,9 @@ import numpy as np
 
 from minigan.backend import Array, array_module, contiguous, dispatch
 from minigan.cpu import ELEMENTS_PER_THREAD, jit, parallel
+from minigan.distributed import world
 from minigan.kernel_launch import C_REALS, launch
+from minigan.ops.mean_over_ranks import mean_over_ranks
 from minigan.ops.reduce import mean
 from minigan.tensor import Fused, Tensor
 
@@ -202,28 +204,50 @@ class BatchNorm(Fused):
     """(..., C), gamma (C,), beta (C,) -> (..., C): y = gamma (x - mean) / sqrt(variance + epsilon) + beta.
 
     Mean and (biased) variance are the batch's, for each channel; forward leaves them in `average` and `variance`.
+    synchronised: those of the batch as all ranks together have it.
     Ioffe and Szegedy, "Batch normalization", 2015.
     """
 
     epsilon: float = 1e-5
+    synchronised: bool = False
 
     def forward(self, x: Array, gamma: Array, beta: Array) -> Array:
         self.average, self.variance = moments(self.device, x)
+        if self.synchronised:
+            # In double: of its 16 digits, the difference of squares loses twice as many as the mean is larger than the
+            # deviation, and where that is more than 4, float32 has not kept them in x either.
+            xp = array_module(self.device)
+            both = world().mean(xp.stack([self.average, self.variance + self.average**2]))
+            self.average, self.variance = both[0], (both[1] - both[0] ** 2).clip(0)
         self.inverse = (self.variance + self.epsilon) ** -0.5
         return normalize(self.device, x, self.average, gamma * self.inverse, beta)
 
     def gradients(self, gy: Array) -> tuple[Array | None, ...]:
         x, gamma, _ = self.inputs
-        return batch_norm_gradients(self.device, x.data, gamma.data, self.average, self.inverse, gy)
+        found = batch_norm_gradients(self.device, x.data, gamma.data, self.average, self.inverse, gy)
+        return self._synchronised(x.data, gamma.data, *found) if self.synchronised else found
+
+    def _synchronised(self, x: Array, gamma: Array, gx: Array, ggamma: Array, gbeta: Array) -> tuple[Array, ...]:
+        """gx = gamma / sigma (gy - gbeta / M - x^ ggamma / M), where ggamma and gbeta are means over the ranks."""
+        here = array_module(self.device).stack([ggamma, gbeta]).astype(np.float64)
+        excess = (here - world().mean(here)) * (gamma * self.inverse * x.shape[-1] / x.size)
+        slope, shift = excess[0] * self.inverse, excess[1].astype(x.dtype)
+        return gx + normalize(self.device, x, self.average, slope, shift), ggamma, gbeta
 
     def composed(self, *inputs: Tensor) -> Tensor:
         x, gamma, beta = inputs
         axes = tuple(range(x.ndim - 1))
-        centred = x - mean(x, axes)
-        return centred * (gamma / (mean(centred * centred, axes) + self.epsilon).sqrt()) + beta
+
+        def average(values: Tensor) -> Tensor:
+            return mean_over_ranks(mean(values, axes)) if self.synchronised else mean(values, axes)
+
+        centred = x - average(x)
+        return centred * (gamma / (average(centred * centred) + self.epsilon).sqrt()) + beta
 
     @staticmethod
-    def reference(x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, epsilon: float = 1e-5) -> np.ndarray:
+    def reference(
+        x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, epsilon: float = 1e-5, synchronised: bool = False
+    ) -> np.ndarray:
         axes = tuple(range(x.ndim - 1))
         return gamma * (x - x.mean(axes)) / np.sqrt(x.var(axes) + epsilon) + beta
 
@@ -237,7 +261,7 @@ class BatchNorm(Fused):
                     rng.uniform(0.5, 2, c),
                     rng.standard_normal(c),
                 ),
-                {"epsilon": epsilon},
+                {"epsilon": epsilon, "synchronised": shape == (7, 19)},
             )
 
 
@@ -250,11 +274,13 @@ def batch_norm(
     training: bool = True,
     momentum: float = 0.99,
     epsilon: float = 1e-5,
+    synchronised: bool = False,
 ) -> Tensor:
     """(..., C) normalised for each channel over all other axes, times gamma (C,), plus beta (C,).
 
     training: by the batch's mean and variance; the running ones, (C,), are then updated in place, as in Keras:
     running = momentum * running + (1 - momentum) * batch, with the unbiased variance. Otherwise by the running ones.
+    synchronised: the batch is that of all ranks of a data-parallel program together.
     Raises ValueError in training if there is only one value for each channel, whose variance is undefined.
     """
     c = x.shape[-1:] or (0,)
@@ -271,8 +297,9 @@ def batch_norm(
         raise ValueError(
             f"batch_norm: expected at least 2 values for each channel in training, got an input of {x.shape}"
         )
-    op = BatchNorm(epsilon)
+    op = BatchNorm(epsilon, synchronised)
     y = op(x, gamma, beta)
+    count = round(count / world().weight) if synchronised else count
     for running, batch in ((running_mean, op.average), (running_var, op.variance * (count / (count - 1)))):
         if running is not None:
             running.data *= running.dtype.type(momentum)

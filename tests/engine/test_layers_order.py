@@ -19,6 +19,7 @@ FLOORS = [
     {"kernels", "version"},
     {"backend", "kernel_launch", "cpu", "debugging", "serialization"},
     {"tensor"},
+    {"distributed"},
     {"gradcheck", "ops", "random"},
     {"functional"},
     {"init", "nn", "optim"},
@@ -195,7 +196,7 @@ def test_the_engine_is_small() -> None:
     assert sum(counts.values()) < ENGINE_LINES, counts
 
 
-HEAVY = ["numba", "PIL", "matplotlib", "torch", "cupy", "scipy", "pandas", "safetensors", "tqdm", "onnx"]
+HEAVY = ["mpi4py", "numba", "PIL", "matplotlib", "torch", "cupy", "scipy", "pandas", "safetensors", "tqdm", "onnx"]
 
 
 @pytest.mark.parametrize("statement", ["import minigan", "import minigan; minigan.tensor([1.0]) + 1.0"])
