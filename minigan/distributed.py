@@ -51,6 +51,7 @@ class World:
         self.size: int = 1 if comm is None else comm.size
         self.local_rank, self.machines = 0, 1
         self.weight = 1 / self.size
+        self.processes: list[tuple[str, int]] = []
         if comm is not None:
             self._look_around(comm)
 
@@ -59,7 +60,7 @@ class World:
 
         self.machine: str = MPI.Get_processor_name()
         cores = sorted(os.sched_getaffinity(0))
-        self.processes: list[tuple[str, int]] = comm.allgather((self.machine, os.getpid()))
+        self.processes = comm.allgather((self.machine, os.getpid()))
         self.machines = len({machine for machine, _ in self.processes})
         self.local_rank = sum(machine == self.machine for machine, _ in self.processes[: self.rank])
         # A launcher that binds each rank to cores of its own has divided them already.
@@ -74,10 +75,11 @@ class World:
 
     def __str__(self) -> str:
         machines = f" on {self.machines} machines" if self.machines > 1 else ""
-        names = ", ".join(f"{i} is process {pid} on {name}" for i, (name, pid) in enumerate(self.processes))
+        threads = "1 thread" if self.threads == "1" else f"{self.threads} threads"
+        names = ", ".join(f"rank {i} is process {pid} on {name}" for i, (name, pid) in enumerate(self.processes))
         return (
-            f"ranks: {self.size}{machines}, with {self.threads} thread(s) each (of {self.cores} cores; "
-            f"MINIGAN_NUM_THREADS sets it); rank {names}"
+            f"ranks: {self.size}{machines}, with {threads} each, of {self.cores} cores (MINIGAN_NUM_THREADS sets it); "
+            f"{names}"
         )
 
     def device(self, device: str) -> str:
@@ -96,6 +98,8 @@ class World:
 
     def start(self, array: Array) -> Callable[[], None]:
         """Begins to put the sum over all ranks in the place of a contiguous array; the result waits for the end."""
+        if self.comm is None:
+            return lambda: None
         return (self._mpi if isinstance(array, np.ndarray) else self._nccl).start(array)
 
     def progress(self) -> None:
@@ -165,6 +169,7 @@ class World:
         sys.stdout.flush()
         print(f"rank {self.rank} of {self.size} (process {os.getpid()} on {self.machine}): {text}", file=sys.stderr)
         sys.stderr.flush()
+        time.sleep(0.5)  # or the launcher may end before it has passed that on
         self.comm.Abort(code)
         raise SystemExit(code)
 

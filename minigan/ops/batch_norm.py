@@ -292,14 +292,13 @@ def batch_norm(
             raise ValueError("batch_norm: expected running_mean and running_var where training=False, got None")
         scale = gamma / (running_var.detach() + epsilon).sqrt()
         return x * scale + (beta - running_mean.detach() * scale)
-    count = x.size // max(1, c[0])
+    count = round(x.size // max(1, c[0]) / (world().weight if synchronised else 1))
     if count < 2:
         raise ValueError(
             f"batch_norm: expected at least 2 values for each channel in training, got an input of {x.shape}"
         )
     op = BatchNorm(epsilon, synchronised)
     y = op(x, gamma, beta)
-    count = round(count / world().weight) if synchronised else count
     for running, batch in ((running_mean, op.average), (running_var, op.variance * (count / (count - 1)))):
         if running is not None:
             running.data *= running.dtype.type(momentum)

@@ -33,7 +33,8 @@ class MeanOverRanks(Op):
 
     @staticmethod
     def samples(rng: np.random.Generator) -> Iterator[tuple[tuple[np.ndarray, ...], dict[str, Any]]]:
-        yield (rng.standard_normal((3, 7)),), {}
+        for shape in ((1, 7), (33, 19)):
+            yield (rng.standard_normal(shape),), {}
 
 
 def mean_over_ranks(x: Tensor) -> Tensor:

@@ -129,7 +129,12 @@ class _Training:
         self._at_end.callback(self.watch.close)
 
     def _ranks(self) -> dict[str, Any]:
-        return {"ranks": self.world.size, "sync_batch_norm": self.options.sync_batch_norm}
+        processes = [f"{pid} on {machine}" for machine, pid in self.world.processes]
+        return {
+            "ranks": self.world.size,
+            "processes": processes,
+            "sync_batch_norm": self.options.sync_batch_norm,
+        }
 
     def run_to_end(self) -> int:
         """Trains; returns the number of the signal that ended it, or 0."""
