@@ -9,6 +9,7 @@ import numpy as np
 from example_modules import EXAMPLES, load_example
 
 import minigan as mg
+import minigan.functional as F
 from minigan import distributed, models, nn
 from minigan.data import Batches
 from minigan.tensor import Op, Tensor, registry
@@ -95,6 +96,30 @@ def penalty() -> list[np.ndarray]:
     assert slope is not None
     (slope * slope).sum((1, 2, 3)).mean().backward()
     return [p.grad.numpy() for p in system.discriminator.parameters() if p.grad is not None]
+
+
+def batch_norm(device: str) -> None:
+    """Synchronised, on uneven shares of 7 images: values, gradients and running statistics are those of the whole."""
+    world, rng = distributed.world(), np.random.default_rng(0)
+    rows = world.share(7)
+    x, cotangent = 3 + rng.standard_normal((7, 3, 5, 19)), rng.standard_normal((7, 3, 5, 19))
+    gamma, beta = rng.uniform(0.5, 2, 19), rng.standard_normal(19)
+
+    def run(part: slice, synchronised: bool) -> list[np.ndarray]:
+        tensors = [mg.tensor(a, requires_grad=True, device=device) for a in (x[part], gamma, beta)]
+        running = [mg.tensor(a, device=device) for a in (np.zeros(19), np.ones(19))]
+        y = F.batch_norm(*tensors, *running, momentum=0.5, synchronised=synchronised)
+        (y * mg.tensor(cotangent[part], device=device)).mean().backward()
+        gradients = [t.grad.numpy() for t in tensors if t.grad is not None]
+        return [y.numpy(), *gradients, *(t.numpy() for t in running)]
+
+    y, gx, ggamma, gbeta, *running = run(rows, True)
+    expected = run(slice(0, 7), False)
+    found = [y, gx * world.weight, world.mean(ggamma), world.mean(gbeta), *running]
+    for got, wanted in zip(found, [expected[0][rows], expected[1][rows], *expected[2:]], strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-13 * np.abs(wanted).max())
+    if world.is_first:
+        print("right", flush=True)
 
 
 def same(count: str) -> None:

@@ -167,6 +167,14 @@ def test_a_gradient_penalty_through_synchronised_statistics(runs: Any) -> None:
 
 
 @needs_mpi
+@pytest.mark.parametrize("device", ["cpu", "emulated"])
+def test_synchronised_batch_norm_on_uneven_shares(device: str) -> None:
+    """The emulator runs the kernels of a GPU, with sums by MPI."""
+    for count in (2, 3):
+        assert program(count, "batch_norm", device) == "right\n"
+
+
+@needs_mpi
 def test_all_ranks_are_the_same_to_the_bit_after_50_steps() -> None:
     """Each with the statistics of its own images; three ranks share 8 images unevenly."""
     for count, steps in ((2, 50), (3, 5)):
