@@ -83,8 +83,13 @@ class World:
         )
 
     def device(self, device: str) -> str:
-        """The device of this rank, where all said the same: of "cuda", each rank of a machine has a GPU of its own."""
-        return backend.resolve_device(f"cuda:{self.local_rank}") if device == "cuda" and self.size > 1 else device
+        """The device of this rank, where all said the same: of "cuda", each rank of a machine has a GPU of its own.
+
+        Launchers that show each rank one GPU only have chosen it already; NCCL refuses two ranks on one.
+        """
+        if device != "cuda" or self.size == 1:
+            return device
+        return backend.resolve_device(f"cuda:{self.local_rank % backend.cupy().cuda.runtime.getDeviceCount()}")
 
     def share(self, batch_size: int) -> slice:
         """This rank's rows of each batch of so many; sets `weight`. Shares differ by one where it does not divide."""
@@ -97,7 +102,10 @@ class World:
     # ---- sums over the ranks; every rank has to call for the same ones, in the same order ----
 
     def start(self, array: Array) -> Callable[[], None]:
-        """Begins to put the sum over all ranks in the place of a contiguous array; the result waits for the end."""
+        """Begins to put the sum over all ranks in the place of a contiguous array.
+
+        What it returns waits for the end, and may be called again.
+        """
         if self.comm is None:
             return lambda: None
         return (self._mpi if isinstance(array, np.ndarray) else self._nccl).start(array)

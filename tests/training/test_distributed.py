@@ -24,7 +24,7 @@ from example_modules import EXAMPLES
 from processes import assert_same_log, assert_same_state, end, last_checkpoint, steps_in_log, training, wait_for_step
 
 import minigan as mg
-from minigan import distributed, nn
+from minigan import backend, distributed, nn
 from minigan.data import Batches
 from minigan.distributed import GradientMeans, LaunchError, World
 
@@ -382,6 +382,19 @@ def test_a_sum_by_nccl_waits_for_the_array_and_is_waited_for_on_the_device() -> 
     ]
     wait()
     assert cuda.calls[5:] == [("wait", "compute", "event of sums")]
+
+
+def test_each_rank_of_a_machine_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = SimpleNamespace(getDeviceCount=lambda: 4)
+    monkeypatch.setattr(backend, "cupy", lambda: SimpleNamespace(cuda=SimpleNamespace(runtime=runtime)))
+    monkeypatch.setattr(backend, "cuda_problem", lambda: None)
+    world = rank_of(0, 1)
+    assert world.device("cuda") == "cuda"
+    world = rank_of(6, 8)
+    world.local_rank = 2
+    assert [world.device(name) for name in ("cuda", "cuda:1", "cpu")] == ["cuda:2", "cuda:1", "cpu"]
+    runtime.getDeviceCount = lambda: 1  # the launcher shows this rank its own alone
+    assert world.device("cuda") == "cuda"
 
 
 def test_without_nccl_it_says_what_to_install() -> None:
