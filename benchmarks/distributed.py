@@ -74,6 +74,13 @@ def time_sums(seconds: float) -> list[dict[str, Any]]:
     return found
 
 
+class SumsAtEnd(distributed.GradientMeans):
+    """The same sums, but none before the backward pass is over."""
+
+    def start(self, leaf: Tensor, gradient: Tensor) -> None:
+        self._waiting.append((leaf, gradient))
+
+
 def timed(act: Callable[[], Any]) -> float:
     world = distributed.world()
     world.most(0)
@@ -119,8 +126,8 @@ def time_steps(name: str, batch: int, variants: Sequence[str], seconds: float) -
     for variant in variants:
         system, real = make(name, batch)
         spread(system, world, variant == SYNCHRONISED)
-        bucket = math.inf if variant == AT_END else distributed.BUCKET_BYTES
-        reducer = None if variant == ALONE else distributed.GradientMeans(world, bucket)  # type: ignore[arg-type]
+        kind = SumsAtEnd if variant == AT_END else distributed.GradientMeans
+        reducer = None if variant == ALONE else kind(world)
         for network in (system.generator, system.discriminator):  # type: ignore[attr-defined]
             for p in network.parameters():
                 p.reducer = reducer
@@ -192,7 +199,7 @@ def wrong_losses(many: dict[str, Any], one: dict[str, Any]) -> list[str]:
 def fit(sums: Sequence[dict[str, Any]]) -> tuple[float, float]:
     """(latency in seconds, bandwidth in bytes a second): t = latency + bytes / bandwidth, least relative squares.
 
-    Of sums up to a bucket, for no larger ones are sent; beyond the caches they take longer.
+    Of sums up to a bucket: no larger ones are sent.
     """
     sums = [one for one in sums if one["bytes"] <= distributed.BUCKET_BYTES]
     sizes = np.array([one["bytes"] for one in sums], float)

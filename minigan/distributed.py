@@ -263,7 +263,7 @@ class GradientMeans:
     """The `reducer` of parameters: their gradients become means over all ranks, each with its weight.
 
     Gradients are copied into flat buckets in the order in which a backward pass finds them, the same on all ranks; a
-    full bucket is sent while the pass goes on.
+    full bucket is sent while the pass goes on. One gradient may be larger: it is sent in pieces of a bucket's size.
     """
 
     def __init__(self, world: World, bucket_bytes: int = BUCKET_BYTES) -> None:
@@ -306,5 +306,11 @@ class GradientMeans:
                 parts.append(flat[first : first + g.size].reshape(g.shape))
                 xp.multiply(g.data, dtype.type(self.world.weight), out=parts[-1])
                 first += g.size
-            wait = self.world.start(flat)
+            piece = max(1, self.bucket_bytes // dtype.itemsize)
+            waits = [self.world.start(flat[i : i + piece]) for i in range(0, flat.size, piece)]
+
+        def wait() -> None:
+            for one in waits:
+                one()
+
         self._sent |= {id(leaf): (part, wait) for (leaf, _), part in zip(leaves, parts, strict=True)}
