@@ -66,14 +66,16 @@ class World:
         # A launcher that binds each rank to cores of its own has divided them already.
         sharing = comm.allgather((self.machine, cores)).count((self.machine, cores))
         self.cores = len(cores)
-        os.environ.setdefault("MINIGAN_NUM_THREADS", str(max(1, len(cores) // sharing)))
-        self.threads = os.environ["MINIGAN_NUM_THREADS"]
+        self.threads = os.environ.get("MINIGAN_NUM_THREADS") or str(max(1, len(cores) // sharing))
+        os.environ["MINIGAN_NUM_THREADS"] = self.threads
 
     @property
     def is_first(self) -> bool:
         return self.rank == 0
 
     def __str__(self) -> str:
+        if self.comm is None:
+            return "ranks: 1, without MPI"
         machines = f" on {self.machines} machines" if self.machines > 1 else ""
         threads = "1 thread" if self.threads == "1" else f"{self.threads} threads"
         names = ", ".join(f"rank {i} is process {pid} on {name}" for i, (name, pid) in enumerate(self.processes))
@@ -139,13 +141,23 @@ class World:
 
     def from_first(self, value: Anything) -> Anything:
         """What rank 0 has there, on all ranks."""
-        return value if self.comm is None else self.comm.bcast(value)
+        if self.comm is None:
+            return value
+        self._meet()
+        return self.comm.bcast(value)
 
     def in_turn(self, make: Callable[[], Anything]) -> Anything:
         """make(), first by one rank of each machine, so that the others find what it left in a cache."""
         made = [make()] if self.local_rank == 0 else []
-        self.most(0)
+        self._meet()
         return made[0] if made else make()
+
+    def _meet(self) -> None:
+        """Waits for all ranks, asleep: MPI itself would keep the core busy that the others compute with."""
+        if self.comm is not None:
+            request = self.comm.Ibarrier()
+            while not request.Test():
+                time.sleep(0.01)
 
     def expect_same(self, what: str, value: str) -> None:
         """Raises RuntimeError, on all ranks, unless the value is the same on all of them."""

@@ -155,10 +155,8 @@ class _Training:
         """At least one step, so that a new run has something to resume from however early a signal comes."""
         metrics_every, log_every = self.options.metrics_every, logs_every(self.options.device)
         if self.world.is_first:
-            each = f", {self.rows.stop} of them on each rank" if self.world.size > 1 else ""
-            self.say(
-                f"{self.run.folder}: steps {self.step + 1:,} to {steps:,} of {self.settings.batch_size} images{each}"
-            )
+            of = f"{self.settings.batch_size} images" + f", shared by {self.world.size} ranks" * (self.world.size > 1)
+            self.say(f"{self.run.folder}: steps {self.step + 1:,} to {steps:,} of {of}")
         real = feed(self.batches, self.options.device)
         started = time.perf_counter()
         last = False

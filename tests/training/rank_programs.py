@@ -19,13 +19,13 @@ from minigan.training.parallel import average_buffers, expect_same, spread
 SIZE, WIDTH, Z, BATCH = (16, 16), 4, 10, 64
 
 
-def build(system: str, dtype: str, batch_size: int = BATCH) -> System:
-    """A tiny one, of the published settings, computing in `dtype`."""
+def build(system: str, batch_size: int = BATCH, seed: int = 0) -> System:
+    """A tiny one, of the published settings."""
     module = load_example(system)
     settings = dataclasses.replace(
         module.PRESETS["paper"], image_size=SIZE, base_channels=WIDTH, batch_size=batch_size, z_size=Z
     )
-    mg.manual_seed(0)
+    mg.manual_seed(seed)
     return getattr(module, system.capitalize())(settings, "cpu")
 
 
@@ -74,7 +74,7 @@ def equal(out: str, *dtypes: str) -> None:
     for dtype in dtypes:
         compute_in(dtype)
         for name in EXAMPLES:
-            system = build(name, dtype)
+            system = build(name)
             for i, losses in enumerate(steps(system, dtype, 10, BATCH, synchronised=True)):
                 found |= {f"{name}/{dtype}/loss/{key}/{i}": np.array(value) for key, value in losses.items()}
             found |= {f"{name}/{dtype}/weights/{key}": value for key, value in system.state_dict().items()}
@@ -88,7 +88,7 @@ def penalty() -> list[np.ndarray]:
     compute_in("float64")
     world = distributed.world()
     rows = world.share(BATCH)
-    system = build("cats", "float64")
+    system = build("cats")
     spread(system, world, synchronised=True)
     x = np.random.default_rng(2).standard_normal((BATCH, *SIZE, 3))[rows]
     images = Tensor(x, requires_grad=True)
@@ -123,9 +123,13 @@ def batch_norm(device: str) -> None:
 
 
 def same(count: str) -> None:
-    """So many steps of all systems, each rank with its own batch statistics; then all ranks have to be the same."""
+    """So many steps of all systems, each rank with its own batch statistics; then all ranks have to be the same.
+
+    They begin with different weights: rank 0's are those of all.
+    """
     for name in EXAMPLES:
-        system = build(name, "float32", 8)
+        system = build(name, 8, seed=distributed.world().rank)
+        mg.manual_seed(0)
         before = system.state_dict()
         for _ in steps(system, "float32", int(count), 8, synchronised=False):
             pass
