@@ -15,10 +15,11 @@ from minigan.tensor import Tensor
 class Parameter(Tensor):
     """A tensor that a module learns."""
 
-    __slots__ = ()
+    __slots__ = ("reducer",)
 
     def __init__(self, data: np.ndarray) -> None:
         super().__init__(data, requires_grad=True)
+        self.reducer = None
 
 
 class Module:

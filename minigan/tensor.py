@@ -85,24 +85,14 @@ class Tensor:
     """An n-dimensional array of float32 or float64 on a device, with the op that made it.
 
     `data` is the NumPy or CuPy array itself, not a copy. `grad` is None, or a Tensor of the same shape: backward
-    passes add to it at tensors with `requires_grad` that no op made (leaves), by way of the leaf's `reducer` if it has
-    one.
+    passes add to it at tensors with `requires_grad` that no op made (leaves). A parameter may have a `reducer`, by way
+    of which it comes there.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_data",
-        "_versions",
-        "device",
-        "dtype",
-        "grad",
-        "op",
-        "reducer",
-        "requires_grad",
-        "shape",
-    )
+    __slots__ = ("__weakref__", "_data", "_versions", "device", "dtype", "grad", "op", "requires_grad", "shape")
     # Lets `array + tensor` reach Tensor.__radd__ instead of becoming an array of objects.
     __array_ufunc__ = None
+    reducer: Reducer | None = None
 
     def __init__(self, data: Array, requires_grad: bool = False, device: str = "cpu", op: "Op | None" = None) -> None:
         self._data = data
@@ -112,7 +102,6 @@ class Tensor:
         self.requires_grad = requires_grad
         self.op = op
         self.grad: Tensor | None = None
-        self.reducer: Reducer | None = None
         # How often the memory was changed in place through this class: one number for all tensors that share it.
         self._versions = [0]
 

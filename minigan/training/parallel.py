@@ -24,6 +24,8 @@ def spread(system: System, world: World, synchronised: bool) -> None:
     for part in vars(system).values():
         if isinstance(part, Adam):
             for parameter in part.parameters:
+                if not isinstance(parameter, Parameter):
+                    raise TypeError("on several ranks an optimizer has to have nn.Parameter, got another Tensor")
                 parameter.reducer = reducer
         elif isinstance(part, Module):
             _synchronise(part, synchronised)
