@@ -107,10 +107,12 @@ class Began(System):
         self.generator_adam.step()
         self.discriminator.requires_grad_(True)
 
-        # While generated images' loss is below its share of the real ones', k grows: they then count for more.
+        # While generated images' loss is below its share of the real ones', k grows: they then count for more. Where many
+        # ranks share a batch, the losses are those of all of it.
         with mg.no_grad():
-            balance = self.settings.gamma * loss_real - loss_gen_d
-            m = loss_real + balance.abs()
+            real_of_all = F.mean_over_ranks(loss_real)
+            balance = self.settings.gamma * real_of_all - F.mean_over_ranks(loss_gen_d)
+            m = real_of_all + balance.abs()
             self.k = (k + self.settings.step_of_k * balance).clip(0.0, 1.0)
             self.sum_of_m = self.sum_of_m + m
         losses = {"loss_real": loss_real, "loss_gen_D": loss_gen_d, "loss_D": loss_d, "loss_G": loss_g}

@@ -9,6 +9,7 @@ from minigan.ops.leaky_relu import leaky_relu, relu
 from minigan.ops.losses import binary_cross_entropy_with_logits, l1_loss
 from minigan.ops.matmul import matmul
 from minigan.ops.max_pool2d import max_pool2d
+from minigan.ops.mean_over_ranks import mean_over_ranks
 from minigan.ops.reduce import broadcast_to, mean, sum
 from minigan.ops.shape import concatenate, getitem, pad, reshape, transpose
 from minigan.ops.sigmoid import sigmoid, tanh
@@ -37,6 +38,7 @@ __all__ = [
     "matmul",
     "max_pool2d",
     "mean",
+    "mean_over_ranks",
     "multiply",
     "negate",
     "pad",

@@ -15,10 +15,11 @@ from minigan.tensor import Tensor
 class Parameter(Tensor):
     """A tensor that a module learns."""
 
-    __slots__ = ()
+    __slots__ = ("reducer",)
 
     def __init__(self, data: np.ndarray) -> None:
         super().__init__(data, requires_grad=True)
+        self.reducer = None
 
 
 class Module:
@@ -229,8 +230,11 @@ class Linear(Module):
 class BatchNorm2d(Module):
     """(..., C) -> (..., C), normalised over all axes but the last. gamma, beta, running_mean, running_var: (C,).
 
-    momentum in Keras's sense: the share of the running value that is kept.
+    momentum in Keras's sense: the share of the running value that is kept. `synchronised` may be set to True: its batch
+    is then that of all ranks of a data-parallel program together.
     """
+
+    synchronised = False
 
     def __init__(self, channels: int, momentum: float = 0.99, epsilon: float = 1e-5) -> None:
         shape = (_whole("BatchNorm2d: channels", channels),)
@@ -245,7 +249,10 @@ class BatchNorm2d(Module):
     def forward(self, x: Tensor, slope: float = 1.0) -> Tensor:
         """slope: of a LeakyReLU behind it, computed along; 1 is none."""
         running = self.running_mean, self.running_var
-        return F.batch_norm(x, self.gamma, self.beta, *running, self.training, self.momentum, self.epsilon, slope)
+        settings = self.momentum, self.epsilon, slope
+        return F.batch_norm(
+            x, self.gamma, self.beta, *running, self.training, *settings, synchronised=self.synchronised
+        )
 
 
 class LeakyReLU(Module):

@@ -6,11 +6,13 @@ is drawn there, by the same authors' smaller generator, of which the key comes f
 CPU, as reproducible, and there is still one state to save.
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from minigan.backend import array_module, on_device, resolve_device
+from minigan.backend import Array, array_module, on_device, resolve_device
 from minigan.capture import active
 from minigan.kernel_launch import launch
 from minigan.tensor import Tensor
@@ -19,6 +21,7 @@ from minigan.tensor import Tensor
 THREADS, PER_THREAD = 256, 4
 
 _generator = np.random.Generator(np.random.Philox())
+_share: tuple[slice, int] | None = None
 
 
 def manual_seed(seed: int) -> None:
@@ -51,6 +54,35 @@ def set_state(state: dict[str, Any]) -> None:
     _generator.bit_generator.state = {**state, "state": inner, "buffer": np.asarray(state["buffer"], np.uint64)}
 
 
+@contextmanager
+def share_of_batch(rows: slice, total: int) -> Iterator[None]:
+    """For one of many processes that train together: inside, tensors are drawn for a batch of `total` images.
+
+    Of them this process gets `rows`. The generator stays the same in all processes, whatever their number, and no two
+    of them see the same noise. A tensor's first axis has to be that of this process's images; a number, of shape (), is
+    the same for all.
+    """
+    global _share
+    before, _share = _share, (rows, total)
+    try:
+        yield
+    finally:
+        _share = before
+
+
+def _draw(shape: tuple[int, ...], draw: Callable[[tuple[int, ...]], Array]) -> Array:
+    """Of a shape; where the batch is shared out, this process's rows of what is drawn for all of it."""
+    if _share is None or not shape:
+        return draw(shape)
+    rows, total = _share
+    if shape[0] != rows.stop - rows.start:
+        raise ValueError(
+            f"random: in a training step on several ranks expected a tensor for this rank's {rows.stop - rows.start} "
+            f"images along its first axis, or a number of shape (), got shape {shape}"
+        )
+    return draw((total, *shape[1:]))[rows]
+
+
 def uniform(shape: tuple[int, ...], low: float = 0.0, high: float = 1.0, device: str | None = None) -> Tensor:
     """A float32 tensor of numbers drawn evenly from [low, high)."""
     device = resolve_device(device)
@@ -58,7 +90,8 @@ def uniform(shape: tuple[int, ...], low: float = 0.0, high: float = 1.0, device:
     below = np.nextafter(np.float32(high), np.float32(low))
     if device != "cpu":
         return _drawn("uniform", shape, device, low, high, below)
-    return Tensor(np.asarray(np.minimum(_generator.uniform(low, high, shape).astype(np.float32), below)))
+    values = _draw(shape, lambda s: _generator.uniform(low, high, s).astype(np.float32))
+    return Tensor(np.asarray(np.minimum(values, below)))
 
 
 def normal(shape: tuple[int, ...], mean: float = 0.0, std: float = 1.0, device: str | None = None) -> Tensor:
@@ -66,20 +99,24 @@ def normal(shape: tuple[int, ...], mean: float = 0.0, std: float = 1.0, device: 
     device = resolve_device(device)
     if device != "cpu":
         return _drawn("normal", shape, device, mean, std)
-    return Tensor(np.asarray(_generator.normal(mean, std, shape).astype(np.float32)))
+    return Tensor(np.asarray(_draw(shape, lambda s: _generator.normal(mean, std, s)).astype(np.float32)))
 
 
 def _drawn(kernel: str, shape: tuple[int, ...], device: str, *numbers: float) -> Tensor:
     """By a kernel of random.cu, on the device; a fresh key makes a fresh sequence of it."""
     capture = active()
-    with on_device(device):
-        y = array_module(device).empty(shape, np.float32)
+
+    def draw(whole: tuple[int, ...]) -> Array:
+        y = array_module(device).empty(whole, np.float32)
         key = None if capture is None else capture.numbers(_key, "uint64", 1)
         args = [y, *map(float, numbers), key, *(_key() if capture is None else (0,)), 0, y.size]
         if y.size:
             blocks = -(-y.size // (THREADS * PER_THREAD))
             launch("random.cu", kernel, blocks, THREADS, args, device=device, macros={"REAL": "float"})
-    return Tensor(y, device=device)
+        return y
+
+    with on_device(device):
+        return Tensor(_draw(shape, draw), device=device)
 
 
 def _key() -> tuple[int]:

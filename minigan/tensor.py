@@ -9,10 +9,11 @@ gradient is as differentiable as anything else: second derivatives need no furth
 
 import itertools
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from numbers import Real
-from typing import TYPE_CHECKING, Any, ClassVar, Union
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Union
 
 import numpy as np
 
@@ -70,16 +71,28 @@ def no_grad() -> Any:
 # ---- tensors -------------------------------------------------------------------------------------------------------
 
 
+class Reducer(Protocol):
+    """What changes gradients on their way to `.grad`, such as to means over many processes: see `distributed`."""
+
+    def start(self, leaf: "Tensor", gradient: "Tensor") -> None:
+        """Takes a leaf's whole gradient as soon as it is known, while the backward pass goes on."""
+
+    def result(self, leaf: "Tensor", gradient: "Tensor") -> "Tensor":
+        """What is added to the leaf's `.grad`, in memory of its own; asked for when the backward pass is over."""
+
+
 class Tensor:
     """An n-dimensional array of float32 or float64 on a device, with the op that made it.
 
     `data` is the NumPy or CuPy array itself, not a copy. `grad` is None, or a Tensor of the same shape: backward
-    passes add to it at tensors with `requires_grad` that no op made (leaves).
+    passes add to it at tensors with `requires_grad` that no op made (leaves). A parameter may have a `reducer`, by way
+    of which it comes there.
     """
 
     __slots__ = ("__weakref__", "_data", "_versions", "device", "dtype", "grad", "op", "requires_grad", "shape")
     # Lets `array + tensor` reach Tensor.__radd__ instead of becoming an array of objects.
     __array_ufunc__ = None
+    reducer: Reducer | None = None
 
     def __init__(self, data: Array, requires_grad: bool = False, device: str = "cpu", op: "Op | None" = None) -> None:
         self._data = data
@@ -571,6 +584,8 @@ def _backward(
             op.check_alive()
     gradients: dict[int, Tensor] = {}
     leaves: dict[int, Tensor] = {}
+    # How many more times each leaf that has a reducer gets a gradient.
+    uses = Counter(id(t) for op in ops if goals is None for t in op.inputs if t.requires_grad and t.reducer is not None)
 
     def add(t: Tensor, g: Tensor) -> None:
         key = id(_node(t))
@@ -595,9 +610,16 @@ def _backward(
                         if gx.shape != x.shape:
                             raise GraphError(f"{op._name()}.backward: expected shape {x.shape}, got {gx.shape}")
                         add(x, gx)
+                    if id(x) in uses:
+                        uses[id(x)] -= 1
+                        if not uses[id(x)] and id(x) in gradients and x.reducer is not None:
+                            x.reducer.start(x, gradients[id(x)])
             if not retain_graph:
                 op.free()
         if goals is None:
+            for key, t in leaves.items():
+                if t.reducer is not None:
+                    gradients[key] = t.reducer.result(t, gradients[key])
             _accumulate(leaves, gradients, roots, create_graph)
     return gradients
 
@@ -634,6 +656,6 @@ def _accumulate(
         elif create_graph:
             t.grad = g * 1.0  # a copy that is part of the graph
         else:
-            shared = id(g.data) in taken or g.data.base is not None
+            shared = t.reducer is None and (id(g.data) in taken or g.data.base is not None)
             t.grad = Tensor(g.data.copy() if shared else g.data, device=g.device)
             taken.add(id(t.grad.data))

@@ -16,6 +16,8 @@ OPTIONAL = {
     "cupy-cuda13x": "NVIDIA GPUs (extra cuda13)",
     "matplotlib": "plots of the losses (extra plot)",
     "tensorboardX": "watching a run in TensorBoard (extra watch)",
+    "mpi4py": "training on several processes or machines (extra mpi)",
+    "nvidia-nccl-cu12": "training on several GPUs (extra nccl12)",
     "onnx": "exporting a generator (extra onnx)",
     "pytest": "the tests (extra test)",
     "torch": "comparisons with PyTorch (extra bench)",

@@ -16,6 +16,7 @@ class Batches(Iterator[npt.NDArray[np.float32]]):
     Without `replacement` an epoch passes over the images in a fresh order (in their own unless `shuffle`); a
     last short batch is dropped. With it, each image of each batch is drawn from all of them.
     flip: mirror each image, left to right, with probability one half.
+    share: of each batch only these rows, for one of many processes that train together; None: all of them.
     Raises DataError for fewer images than a batch.
     """
 
@@ -30,6 +31,7 @@ class Batches(Iterator[npt.NDArray[np.float32]]):
         flip: bool = False,
         low: float = -1.0,
         high: float = 1.0,
+        share: slice | None = None,
     ) -> None:
         if images.ndim != 4 or images.dtype != np.uint8:
             raise ValueError(f"images must be (N, H, W, C) of uint8, not {images.shape} of {images.dtype}")
@@ -48,6 +50,7 @@ class Batches(Iterator[npt.NDArray[np.float32]]):
         self.shuffle = shuffle
         self.replacement = replacement
         self.flip = flip
+        self.share = share or slice(None)
         self.step = 0  # batches taken so far; everything else follows from it
         self.table = np.linspace(low, high, 256, dtype=np.float32)  # what each byte becomes; the ends are exact
         self._epoch_drawn = -1
@@ -67,7 +70,8 @@ class Batches(Iterator[npt.NDArray[np.float32]]):
     def draw(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
         """Take a step: which images, (batch_size,) int64, and which of them to mirror, (batch_size,) bool.
 
-        It is all that is random in a batch, for images that are gathered, mirrored and scaled elsewhere.
+        Or the share of them. It is all that is random in a batch, for images that are gathered, mirrored and scaled
+        elsewhere.
         """
         count = self.batch_size
         if self.replacement:
@@ -80,7 +84,7 @@ class Batches(Iterator[npt.NDArray[np.float32]]):
             indices = self._order[start : start + count]
             flips = self._flips[start : start + count]
         self.step += 1
-        return indices, flips
+        return indices[self.share], flips[self.share]
 
     def __next__(self) -> npt.NDArray[np.float32]:
         indices, flips = self.draw()

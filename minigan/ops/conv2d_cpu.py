@@ -1,5 +1,7 @@
 """The three convolution primitives on the CPU: each by the way that suits the layer."""
 
+from types import ModuleType
+
 import numpy as np
 
 from minigan.backend import Array
@@ -7,7 +9,7 @@ from minigan.ops import conv2d_im2col, conv2d_winograd
 from minigan.ops.geometry import Geometry
 
 
-def _way(g: Geometry, dtype: np.dtype):
+def _way(g: Geometry, dtype: np.dtype) -> ModuleType:
     return conv2d_winograd if dtype == np.float32 and conv2d_winograd.suits(g) else conv2d_im2col
 
 

@@ -34,19 +34,20 @@ TILE = 4  # outputs of a tile on each axis
 # the powers small, and the differences from being small.
 POINTS = {2: (0, 3 / 4, -3 / 4, -3 / 2), 3: (0, 5 / 8, -5 / 8, 3 / 2, -3 / 2)}
 
-# A block of tiles goes through all steps with so many bytes, in a core's cache, but has so many tiles at least, or BLAS's
-# repacking of the filters would be felt.
+# A block of tiles goes through all steps with so many bytes, in a core's cache, but has so many tiles at least: fewer
+# are not worth BLAS's repacking of the filters.
 BLOCK_BYTES = 1 << 20
 BLOCK_TILES = 64
-# With fewer tiles than this in all, or larger filters, the layer is cut by output channels instead, and the filters never
-# stand in memory as a whole. A part has so many bytes, but so many channels at least.
+# With fewer tiles than this in all, or larger filters, the layer is cut by output channels instead, and the filters
+# never stand in memory as a whole. A part has so many bytes, but so many channels at least.
 FEW_TILES = 256
 FILTER_BYTES = 32 << 20
 PART_BYTES = 8 << 20
 PART_CHANNELS = 64
+# The same for the weight gradient.
 WIDE_CHANNELS = 128
-# What it costs to bring a value of a filter, and one of the input or output, to or from the points, in multiplications of
-# a matrix product; and how much less work than without all this it has to be, as a ratio.
+# What it costs to bring a value of a filter, and one of the input or output, to or from the points, in multiplications
+# of a matrix product; and how much less work than without all this it has to be, as a ratio.
 FILTER_COST = 36
 VALUE_COST = 24
 GAIN = 1.2
@@ -56,7 +57,7 @@ INPUT_BYTES = 32 << 20
 
 @dataclass(frozen=True)
 class Matrix:
-    """A matrix with many zeros, as `_combine` takes it: the coefficients of each row, four or six, and their columns."""
+    """A matrix with many zeros, as `_combine` takes it: four or six coefficients of each row, and their columns."""
 
     coefficients: np.ndarray
     columns: np.ndarray
@@ -101,7 +102,10 @@ def transform(taps: int, dtype: np.dtype) -> Transform:
         a[i] = np.power(float(p), np.arange(TILE))
     b[-1] = np.poly(points)[::-1]
     g[-1, -1] = a[-1, -1] = 1  # infinity: the leading coefficients
-    return Transform(taps, n, *(Matrix.of(m, dtype) for m in (b, g, a, a.T)), np.kron(g, g).T.astype(dtype))
+    matrices = {
+        name: Matrix.of(m, dtype) for name, m in (("input", b), ("filter", g), ("gradient", a), ("output", a.T))
+    }
+    return Transform(taps, n, **matrices, filter_gradient=np.kron(g, g).T.astype(dtype))
 
 
 # ---- how a layer is cut into groups of taps ------------------------------------------------------------------------
@@ -338,7 +342,7 @@ def _filters(
 ) -> Array:
     """G w for each group, in scratch memory: (points^2, groups, I, o) or (points^2, I, groups, o).
 
-    w is (I, R, S, O) or (R, S, I, O), with `inputs` the axis of the input channels I; o are some of the output channels.
+    w is (I, R, S, O) or (R, S, I, O), with `inputs` the axis of the input channels I; o are some of the output ones.
     """
     count, size = len(groups[0].taps) * len(groups[1].taps), w.shape[inputs]
     order = (count, size) if groups_first else (size, count)

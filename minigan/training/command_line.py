@@ -20,6 +20,7 @@ from minigan.backend import (
     resolve_device,
     set_matmul_precision,
 )
+from minigan.distributed import LaunchError, World, world
 from minigan.ops.geometry import Pair
 from minigan.training.errors import UserError
 from minigan.training.folders import latest_run
@@ -45,6 +46,7 @@ class Options(Generic[S]):
     leave_out: Path | None
     seed: int
     average: float | None
+    sync_batch_norm: bool
     metrics_every: int | None
     keep: int
     tensorboard: bool
@@ -63,6 +65,11 @@ def command_line(
     """
     parser = _parser(system, description, list(presets))
     given = parser.parse_args(arguments)
+    try:
+        ranks = world()
+    except LaunchError as error:
+        parser.error(str(error))
+    given.quiet = given.quiet or not ranks.is_first
     if given.from_step and not given.resume:
         parser.error("--from: expected --resume with it")
     said_preset = given.preset
@@ -72,7 +79,7 @@ def command_line(
             parser.error(f"--resume: expected a run of preset {' or '.join(presets)}, got {given.preset!r}")
     try:
         chosen = default_device() if given.device == "auto" else None
-        device = str(chosen) if chosen else resolve_device(given.device)
+        device = ranks.device(str(chosen) if chosen else resolve_device(given.device))
     except DeviceError as error:
         parser.error(f"--device: {error}")
     precision = given.precision or (given.was_precision if given.was_device == device else None)
@@ -88,6 +95,8 @@ def command_line(
         name: value for name in ("steps", "batch_size", "image_size") if (value := getattr(given, name)) is not None
     }
     if not given.quiet:
+        if ranks.comm is not None:
+            print(ranks)
         print(f"device: {device}" + (f" ({chosen.reason})" if chosen else ""))
         reason = "" if said_preset else " (as before)" if given.preset else f" (the default on {device}; see --preset)"
         print(f"preset: {preset}{reason}")
@@ -102,6 +111,7 @@ def command_line(
         leave_out=given.leave_out,
         seed=given.seed or 0,
         average=given.average,
+        sync_batch_norm=bool(given.sync_batch_norm),
         metrics_every=given.metrics_every,
         keep=given.keep,
         tensorboard=given.tensorboard,
@@ -122,6 +132,7 @@ def _recall(given: argparse.Namespace, system: str) -> None:
             "data": old["data"] and Path(old["data"]),
             "leave_out": old["leave_out"] and Path(old["leave_out"]),
             "average": old["average"],
+            "sync_batch_norm": old.get("sync_batch_norm"),
             "seed": old["seed"],
             "steps": old["planned_steps"],
             "batch_size": settings["batch_size"],
@@ -160,7 +171,7 @@ def _parser(system: str, description: str, presets: list[str]) -> argparse.Argum
     add("--out", type=Path, metavar="DIR", help=f"where to write; without it, runs/{system}-0001, -0002 ...")
     add("--preset", choices=presets, help="paper: as published; small: minutes on a CPU. Default: by the device")
     add("--steps", type=_count, metavar="N", help="how many training steps")
-    add("--batch-size", type=_count, metavar="N", help="images in a step")
+    add("--batch-size", type=_count, metavar="N", help="images in a step, of all ranks together under mpiexec")
     add("--image-size", type=_size, metavar="N or HxW", help="size of the images in pixels, such as 64 or 64x48")
     add("--device", default="auto", metavar="auto|cpu|cuda|cuda:N|emulated", help="where to compute (auto)")
     add("--precision", choices=PRECISIONS, help="of convolutions on a GPU; default: tf32 where the GPU has it")
@@ -171,6 +182,11 @@ def _parser(system: str, description: str, presets: list[str]) -> argparse.Argum
         type=_decay,
         metavar="DECAY",
         help="sample from a moving average of the generator's weights; 0.999 averages over about 1,000 steps",
+    )
+    add(
+        "--sync-batch-norm",
+        action=argparse.BooleanOptionalAction,
+        help="under mpiexec: batch norm by the statistics of the whole batch, not by those of each rank's share of it",
     )
     add(
         "--metrics-every",
@@ -227,5 +243,9 @@ def _size(text: str) -> Pair:
 
 def fail(message: str) -> NoReturn:
     """Ends the program with one line and exit code 2."""
-    print(f"{os.path.basename(sys.argv[0])}: error: {message}", file=sys.stderr)
-    raise SystemExit(2)
+    text = f"{os.path.basename(sys.argv[0])}: error: {message}"
+    try:
+        ranks = world()
+    except LaunchError:  # that is the message, and there are no ranks to end
+        ranks = World()
+    ranks.exit(2, text)

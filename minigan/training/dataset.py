@@ -34,8 +34,10 @@ class Dataset:
     flip: bool = False
     one_photo: bool = False
 
-    def batches(self, options: Options[Any], pixels: tuple[float, float], say: Callable[[str], None]) -> Batches:
-        """Batches of the images, in the range that black and white have in `pixels`."""
+    def batches(
+        self, options: Options[Any], pixels: tuple[float, float], say: Callable[[str], None], share: slice | None = None
+    ) -> Batches:
+        """Batches of the images, or a share of each, in the range that black and white have in `pixels`."""
         black, white = pixels
         return Batches(
             self._images(options, say),
@@ -45,6 +47,7 @@ class Dataset:
             flip=self.flip,
             low=black,
             high=white,
+            share=share,
         )
 
     def _images(self, options: Options[Any], say: Callable[[str], None]) -> np.ndarray:

@@ -24,8 +24,8 @@ def _gathered(batches: Batches, device: str) -> Iterator[Tensor]:
     while True:
         indices, flips = (to_device(a, device) for a in batches.draw())
         with on_device(device):
-            y = array_module(device).empty((batches.batch_size, height, width, channels), np.float32)
-            sizes = [count, batches.batch_size, height, width, channels]
+            y = array_module(device).empty((len(indices), height, width, channels), np.float32)
+            sizes = [count, len(indices), height, width, channels]
             arguments = [images, indices, flips, table, y, *sizes]
             launch("batch.cu", "gather_images", -(-y.size // THREADS), THREADS, arguments, device=device)
         yield Tensor(y, device=device)

@@ -16,6 +16,7 @@ from contextlib import ExitStack, suppress
 from minigan import debugging
 from minigan.backend import array_module, is_cuda, matmul_precision, memory_errors, on_device
 from minigan.capture import Capture, capturing
+from minigan.distributed import world
 from minigan.tensor import Tensor
 from minigan.training.system import System
 
@@ -45,6 +46,8 @@ class GraphedStep:
     def _problem(self) -> str | None:
         if not is_cuda(self.device):
             return f"device {self.device} has no graphs"
+        if world().size > 1:
+            return "several ranks share the step"
         if matmul_precision(self.device) == "fp16":
             return "in fp16 the host decides after each step whether it counts"
         return "MINIGAN_DEBUG looks at every value" if debugging.checking else None

@@ -1,9 +1,8 @@
 """The loop around a system's training step: data in; losses, samples and checkpoints out."""
 
-import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 import minigan as mg
 from minigan.backend import memory_errors
 from minigan.data import Batches, DataError
+from minigan.distributed import world
 from minigan.serialization import CheckpointError
 from minigan.tensor import Tensor
 from minigan.training.averaging import average_of, update_average
@@ -22,17 +22,19 @@ from minigan.training.feed import feed
 from minigan.training.graph import GraphedStep
 from minigan.training.health import Health, non_finite
 from minigan.training.interrupt import Interrupt, deferred_interrupts
+from minigan.training.parallel import average_buffers, expect_same, spread
 from minigan.training.run import Run, checkpoints_in
 from minigan.training.scores import Scores
 from minigan.training.settings import in_steps
 from minigan.training.system import System
-from minigan.training.watch import Watch
+from minigan.training.watch import Watch, logs_every
 
 
 def train(make: Callable[[], System], options: Options[Any], dataset: Dataset) -> None:
     """Trains the system that `make` builds, on the dataset, as the options say, and exits.
 
-    Exit code 0 at the end, 2 for a mistake of the user, 130 or 143 after a signal, when everything is saved.
+    Exit code 0 at the end, 2 for a mistake of the user, 130 or 143 after a signal, when everything is saved. Of many
+    ranks (see `minigan.distributed`) each calls it.
     """
     try:
         with closing(_Training(make, options, dataset)) as training:
@@ -40,21 +42,21 @@ def train(make: Callable[[], System], options: Options[Any], dataset: Dataset) -
     except (UserError, DataError, CheckpointError, mg.DeviceError) as error:
         fail(str(error))
     except KeyboardInterrupt:
-        print("stopped before training began: there is nothing to save", file=sys.stderr)
-        raise SystemExit(130) from None
+        world().exit(130, "stopped before training began: there is nothing to save")
     if number:
+        world().close()
         raise SystemExit(128 + number)
 
 
 class _Training:
-    """A run in progress.
+    """A run in progress. Of many ranks, each has one; only the first has a folder, `run`, and tells of it, `watch`.
 
     z: the noise of its samples, the same all along. distance: the sliced Wasserstein distance of the samples to the
     data before training. best: the lowest one that `--metrics-every` found.
     """
 
     def __init__(self, make: Callable[[], System], options: Options[Any], dataset: Dataset) -> None:
-        self.options, self.settings = options, options.settings
+        self.options, self.settings, self.world = options, options.settings, world()
         self.say = (lambda text: None) if options.quiet else print
         if options.tensorboard:
             expect_installed()
@@ -66,12 +68,19 @@ class _Training:
         self.train_on: Callable[[Tensor], Any] = lambda real: self.system.step(real)
         if options.average:
             self.system.average = average_of(self.system.generator)
-        self.batches: Batches = dataset.batches(options, self.system.generator.pixels, self.say)
+        try:
+            self.rows = self.world.share(self.settings.batch_size)
+        except ValueError as error:
+            raise UserError(f"--batch-size: {error}") from None
+        self.batches: Batches = self.world.in_turn(
+            lambda: dataset.batches(options, self.system.generator.pixels, self.say, self.rows)
+        )
         self.scores = Scores(self.batches.images, options.seed)
-        if options.metrics_every is not None:
+        if options.metrics_every is not None and self.world.is_first:
             self.scores.expect_measurable()
         # Here, where Ctrl-C still ends the program at once: it takes some seconds. A checkpoint has it.
-        self.distance = 0.0 if options.resume else self.scores.distance(self.system.sampler)
+        first_run = self.world.is_first and not options.resume
+        self.distance = self.scores.distance(self.system.sampler) if first_run else 0.0
         self.health = Health(self.scores.real)
         self.best: float | None = None
         self._at_end = ExitStack()
@@ -83,29 +92,51 @@ class _Training:
     def _begin(self, steps: int) -> None:
         """A new run, of so many steps."""
         self.step, self.z = 0, self.system.generator.noise(self.settings.samples)
-        details = {"device": self.options.device, "precision": self.options.precision}
-        self.run = Run.create(self.options, {**details, "images": len(self.batches.images), "planned_steps": steps})
-        self._at_end.callback(self.run.close)
-        self.watch = Watch(self.run, self.options, self.health)
-        self._at_end.callback(self.watch.close)
-        self.watch.show_samples(0, self.system.sampler.generate(self.z))
+        if self.world.is_first:
+            details = {"device": self.options.device, "precision": self.options.precision, **self._ranks()}
+            self.run = Run.create(self.options, {**details, "images": len(self.batches.images), "planned_steps": steps})
+            self._at_end.callback(self.run.close)
+            self._watch()
+            self.watch.show_samples(0, self.system.sampler.generate(self.z))
+        if self.world.comm is not None:
+            spread(self.system, self.world, self.options.sync_batch_norm)
 
     def _resume(self, steps: int) -> None:
         """An old run, now of so many steps, with its state put into the system, the batches and the random numbers."""
-        self.run, tensors, state = Run.resume(self.options, {"planned_steps": steps})
-        self._at_end.callback(self.run.close)
+        loaded: Any = None
+        if self.world.is_first:
+            self.run, *loaded = Run.resume(self.options, {"planned_steps": steps, **self._ranks()})
+            self._at_end.callback(self.run.close)
+            loaded.append(self.run.folder)
+        tensors, state, folder = self.world.from_first(loaded)
         try:
             self.step, self.z = int(state["step"]), mg.tensor(tensors.pop("sample_z"), device=self.options.device)
-            self.distance, self.best = state["distance"], state["best"] if self.run.has_best() else None
+            self.distance, self.best = state["distance"], state["best"]
+            if self.world.is_first and not self.run.has_best():
+                self.best = None
             self.system.load_state_dict(tensors, state["system"])
             self.batches.load_state_dict(state["batches"])
             self.health.load_state_dict(state["health"])
         except (KeyError, ValueError) as error:
-            raise UserError(f"--resume: {self.run.folder}: the checkpoint does not fit: {error.args[0]}") from None
+            raise UserError(f"--resume: {folder}: the checkpoint does not fit: {error.args[0]}") from None
         if state["seed"] == self.options.seed:  # with another seed, chosen together with --from, it goes another way
             mg.random.set_state(state["random"])
+        if self.world.comm is not None:
+            spread(self.system, self.world, self.options.sync_batch_norm)
+        if self.world.is_first:
+            self._watch()
+
+    def _watch(self) -> None:
         self.watch = Watch(self.run, self.options, self.health, self.step)
         self._at_end.callback(self.watch.close)
+
+    def _ranks(self) -> dict[str, Any]:
+        processes = [f"{pid} on {machine}" for machine, pid in self.world.processes]
+        return {
+            "ranks": self.world.size,
+            "processes": processes,
+            "sync_batch_norm": self.options.sync_batch_norm,
+        }
 
     def run_to_end(self) -> int:
         """Trains; returns the number of the signal that ended it, or 0."""
@@ -117,38 +148,48 @@ class _Training:
             (self._resume if self.options.resume else self._begin)(steps)
             if self.step < steps:
                 self._train(steps, sample_every, checkpoint_every, interrupt)
-            else:  # perhaps its pictures are not: they come last
+            elif self.world.is_first:  # perhaps its pictures are not: they come last
                 self.say(f"{self.run.folder}: all {steps:,} steps are done; --steps N trains longer")
                 self._draw()
-        return interrupt.number
+            return self.world.most(interrupt.number)
 
     def _train(self, steps: int, sample_every: int, checkpoint_every: int, interrupt: Interrupt) -> None:
         """At least one step, so that a new run has something to resume from however early a signal comes."""
-        metrics_every = self.options.metrics_every
-        self.say(f"{self.run.folder}: steps {self.step + 1:,} to {steps:,} of {self.settings.batch_size} images")
+        metrics_every, log_every = self.options.metrics_every, logs_every(self.options.device)
+        if self.world.is_first:
+            of = f"{self.settings.batch_size} images" + f", shared by {self.world.size} ranks" * (self.world.size > 1)
+            self.say(f"{self.run.folder}: steps {self.step + 1:,} to {steps:,} of {of}")
         if self.options.graph:
             self.train_on = GraphedStep(self.system, self.options.device, self.say)
         real = feed(self.batches, self.options.device)
         started = time.perf_counter()
         last = False
-        with self.watch.until(steps):
+        with self.watch.until(steps) if self.world.is_first else nullcontext():
             while not last:
                 epoch, batch = divmod(self.batches.step, self.batches.batches_per_epoch)
                 results = self._one_step(next(real))
-                # Asked once a step: a signal that comes after this lets one more be done, and saved.
-                last = self.step == steps or interrupt.number != 0
+                # Asked once a step: a signal that comes after this lets one more be done, and saved. All ranks agree.
+                stopped = self.world.most(interrupt.number)
+                last = self.step == steps or stopped != 0
                 saved = last or self.step % checkpoint_every == 0
                 measured = metrics_every is not None and self.step % metrics_every == 0
                 sampled = last or self.step % sample_every == 0
-                if self.watch.is_due(self.step) or sampled or saved or measured:
-                    values = self.watch.log(self.step, epoch, batch, results)
+                if self.step % log_every == 0 or sampled or saved or measured:
+                    values = self.world.means(results)
+                    if self.world.is_first:
+                        self.watch.log(self.step, epoch, batch, values)
                     self._check(values, thorough=sampled or saved or measured)
-                if sampled:
-                    self.watch.show_samples(self.step, self.system.sampler.generate(self.z))
-                if measured:
-                    self._measure()
-                if saved:
-                    self.run.save_checkpoint(self.step, *self._state())
+                if saved and self.world.comm is not None:
+                    expect_same(self.system, self.world, self.step)
+                if self.world.is_first:
+                    if sampled:
+                        self.watch.show_samples(self.step, self.system.sampler.generate(self.z))
+                    if measured:
+                        self._measure()
+                    if saved:
+                        self.run.save_checkpoint(self.step, *self._state())
+        if not self.world.is_first:
+            return
         if self.step < steps:
             self.say(f"stopped after step {self.step:,}, which is saved; go on with --resume --out {self.run.folder}")
         else:
@@ -156,14 +197,19 @@ class _Training:
 
     def _one_step(self, real: Tensor) -> Any:
         """One training step, and what follows from it."""
+        common = self.world.comm is not None
         try:
-            results = self.train_on(real)
+            with mg.random.share_of_batch(self.rows, self.settings.batch_size) if common else nullcontext():
+                results = self.train_on(real)
         except memory_errors() as error:
             raise UserError(_out_of_memory(self.settings.batch_size, self.options.device)) from error
         except FloatingPointError as error:  # MINIGAN_DEBUG=1; the traceback says which line of the example it was
-            self.run.add_finding(f"step {self.step + 1:,}: {error}")
+            if self.world.is_first:
+                self.run.add_finding(f"step {self.step + 1:,}: {error}")
             error.add_note(f"This was step {self.step + 1:,}.")
             raise
+        if common:
+            average_buffers(self.system, self.world)
         self.step += 1
         if self.system.average is not None and self.options.average is not None:
             update_average(self.system.average, self.system.generator, self.options.average, self.step)
@@ -177,8 +223,10 @@ class _Training:
             found = non_finite(self.system, values)
             if found:
                 problem = f"step {self.step:,}: {found}"
-                self.run.add_finding(problem)
-                saved = checkpoints_in(self.run.folder)
+                saved = []
+                if self.world.is_first:
+                    self.run.add_finding(problem)
+                    saved = checkpoints_in(self.run.folder)
                 back = f", or go back with --resume --from {int(saved[-1].stem)} and another --seed" if saved else ""
                 raise UserError(
                     f"{problem}. Nothing of it was saved: start anew with a lower learning rate{back}. "

@@ -10,7 +10,6 @@ import numpy as np
 from tqdm import tqdm
 
 from minigan.backend import is_cuda
-from minigan.tensor import Tensor
 from minigan.training.board import Board
 from minigan.training.command_line import Options
 from minigan.training.health import Health
@@ -21,13 +20,17 @@ from minigan.training.run import Run
 CUDA_LOGS_EVERY = 10
 
 
+def logs_every(device: str) -> int:
+    """Of how many steps the log gets a line."""
+    return CUDA_LOGS_EVERY if is_cuda(device) else 1
+
+
 class Watch:
     """Tells of a run's steps. first: the step that a resumed run stands at."""
 
     def __init__(self, run: Run, options: Options[Any], health: Health, first: int = 0) -> None:
         self.run, self.health, self.settings = run, health, options.settings
         self.quiet = options.quiet
-        self.log_every = CUDA_LOGS_EVERY if is_cuda(options.device) else 1
         self.board = Board(run.folder / "tensorboard", first) if options.tensorboard else None
         self.step = first
         self._lines: list[dict[str, float]] = []  # of the log, since the last plain line
@@ -44,13 +47,8 @@ class Watch:
         if self.board:
             self.board.close()
 
-    def is_due(self, step: int) -> bool:
-        """Whether the log gets a line of this step."""
-        return step % self.log_every == 0
-
-    def log(self, step: int, epoch: int, batch: int, results: Mapping[str, Tensor | float]) -> dict[str, float]:
-        """A line of the log; returns the values as plain numbers, for which a GPU has to be waited for."""
-        values = {name: float(value) for name, value in results.items()}
+    def log(self, step: int, epoch: int, batch: int, values: Mapping[str, float]) -> None:
+        """A line of the log."""
         now = time.perf_counter()
         speed = self.settings.batch_size * (step - self.step) / (now - self._logged_at)
         self.bar.update(step - self.step)
@@ -64,7 +62,6 @@ class Watch:
         if not self.bar.disable:
             self.bar.set_postfix_str(_words(self._lines[-1:]), refresh=False)
         self._report(self.health.watch_losses(step, values))
-        return values
 
     def show_samples(self, step: int, images: np.ndarray) -> None:
         """A grid of images, uint8 (N, H, W, 3); a plain line, of means since the last one; findings."""

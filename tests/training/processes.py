@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -39,14 +39,17 @@ module.main()
 
 
 @contextmanager
-def training(*arguments: str, changes: str = "", **settings: Any) -> Iterator[subprocess.Popen[str]]:
+def training(
+    *arguments: str, changes: str = "", launcher: Sequence[str] = (), **settings: Any
+) -> Iterator[subprocess.Popen[str]]:
     """The cats example with tiny networks, on the folder pictures/; it does not outlive the `with` block.
 
     settings: those that the preset is to have. changes: Python code that runs before it, to make things go wrong.
+    launcher: a command that starts it.
     """
     code = CODE.format(tests=str(Path(__file__).parent), settings=settings, changes=changes)
     process = subprocess.Popen(
-        [sys.executable, "-c", code, "--data", "pictures", *arguments],
+        [*launcher, sys.executable, "-c", code, "--data", "pictures", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
