@@ -107,8 +107,8 @@ class Began(System):
         self.generator_adam.step()
         self.discriminator.requires_grad_(True)
 
-        # While generated images' loss is below its share of the real ones', k grows: they then count for more. Where many
-        # ranks share a batch, the losses are those of all of it.
+        # While generated images' loss is below its share of the real ones', k grows: they then count for more. Where
+        # many ranks share a batch, the losses are those of all of it.
         with mg.no_grad():
             real_of_all = F.mean_over_ranks(loss_real)
             balance = self.settings.gamma * real_of_all - F.mean_over_ranks(loss_gen_d)
