@@ -43,7 +43,7 @@ INPUT_BYTES = 32 << 20
 WIDE_CHANNELS = 128
 # What it costs to bring a value of a filter, and one of the input or output, to or from the points, in multiplications
 # of a matrix product; and how much less work than without all this it has to be, as a ratio.
-FILTER_COST = 36
+FILTER_COST = 24
 VALUE_COST = 24
 GAIN = 1.2
 
