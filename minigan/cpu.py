@@ -52,7 +52,10 @@ class jit:
         self.compiled(*arguments)
 
     def _compile(self) -> Callable[..., None]:
-        """Other kernels that this one calls are compiled into it."""
+        """Other kernels that this one calls are compiled into it. A division by zero is infinite, as in NumPy.
+
+        Python's error would cost each loop with a division its vector instructions.
+        """
         function, names = self.function, self.function.__globals__
         called = {
             name: value._compile()
@@ -64,7 +67,7 @@ class jit:
             if called
             else function
         )
-        return _numba().njit(nogil=True, cache=True, fastmath=FAST_MATH)(function)
+        return _numba().njit(nogil=True, cache=True, fastmath=FAST_MATH, error_model="numpy")(function)
 
 
 @cache

@@ -7,7 +7,7 @@ from minigan.ops.elementwise import abs, clip, exp, log, sqrt
 from minigan.ops.elu import elu
 from minigan.ops.leaky_relu import leaky_relu, relu
 from minigan.ops.losses import binary_cross_entropy_with_logits, l1_loss
-from minigan.ops.matmul import matmul
+from minigan.ops.matmul import Linear, matmul
 from minigan.ops.max_pool2d import max_pool2d
 from minigan.ops.mean_over_ranks import mean_over_ranks
 from minigan.ops.reduce import broadcast_to, mean, sum
@@ -61,5 +61,5 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         raise ValueError(f"linear: expected (N, in) and (out, in), got {x.shape} and {weight.shape}")
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"linear: expected a bias of shape {weight.shape[:1]}, got {bias.shape}")
-    y = matmul(x, transpose(weight))
+    y = Linear()(x, weight)
     return y if bias is None else add(y, bias)

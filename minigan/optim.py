@@ -21,9 +21,9 @@ BLOCK_ELEMENTS, MOST_TENSORS = 2048, 80
 @jit
 def _adam_loop(start, stop, w, g, m, v, rate, keep1, keep2, epsilon):  # type: ignore[no-untyped-def]
     for i in range(np.uintp(start), np.uintp(stop)):
-        m[i] += keep1 * (g[i] - m[i])
-        v[i] += keep2 * (g[i] * g[i] - v[i])
-        w[i] -= rate * m[i] / (np.sqrt(v[i]) + epsilon)
+        mean, square = m[i] + keep1 * (g[i] - m[i]), v[i] + keep2 * (g[i] * g[i] - v[i])
+        m[i], v[i] = mean, square
+        w[i] -= rate * mean / (np.sqrt(square) + epsilon)
 
 
 def _adam_cpu(tensors: Sequence[Quadruple], *numbers: float) -> None:

@@ -16,6 +16,7 @@ rounding: a transform's sums are larger than its results. The tests measure it.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,7 @@ VALUE_COST = 24
 GAIN = 1.2
 
 
+@cache
 def suits(g: Geometry) -> bool:
     """Whether these functions can compute a layer, and are expected to take less time than gathering patches does."""
     if g.r != g.s or g.stride_h != g.stride_w or g.r == 1 or (g.stride_h > 1 and g.r > 3 * g.stride_h):

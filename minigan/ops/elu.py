@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from minigan.backend import Array, array_module, contiguous, dispatch
-from minigan.cpu import jit, parallel_each, parallel_flat
+from minigan.cpu import ELEMENTS_PER_THREAD, jit, parallel, parallel_flat
 from minigan.kernel_launch import launch_elements
 from minigan.tensor import Op, Tensor
 
@@ -16,7 +16,7 @@ Samples = Iterator[tuple[tuple[np.ndarray, ...], dict[str, Any]]]
 
 # NumPy's exponential takes several elements at once, which a loop compiled by Numba does not. It is called for so many,
 # which stay in a core's cache until they are read again.
-CHUNK = 16_384
+CHUNK = 65_536
 
 
 @jit
@@ -29,15 +29,16 @@ def _choose_loop(start, stop, x, alpha, y):  # type: ignore[no-untyped-def]
 
 def _elu_cpu(x: Array, alpha: float) -> Array:
     y = np.empty(x.shape, x.dtype)
-    source, target = np.ascontiguousarray(x).reshape(-1), y.reshape(-1)
+    source, target, factor = np.ascontiguousarray(x).reshape(-1), y.reshape(-1), x.dtype.type(alpha)
 
-    def chunk(start: int) -> None:
-        at, to = source[start : start + CHUNK], target[start : start + CHUNK]
+    def share(start: int, stop: int) -> None:
         with np.errstate(over="ignore"):  # of large positive x, where it is not used
-            np.expm1(at, out=to)
-        _choose_loop(0, len(at), at, x.dtype.type(alpha), to)
+            for first in range(start, stop, CHUNK):
+                last = min(first + CHUNK, stop)
+                np.expm1(source[first:last], out=target[first:last])
+                _choose_loop(first, last, source, factor, target)
 
-    parallel_each(chunk, range(0, x.size, CHUNK))
+    parallel(share, x.size, grain=ELEMENTS_PER_THREAD)
     return y
 
 

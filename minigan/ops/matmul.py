@@ -70,6 +70,30 @@ class Matmul(Op):
             yield (rng.standard_normal(a), rng.standard_normal(b)), {}
 
 
+@dataclass
+class Linear(Op):
+    """y = x @ w^T: (N, in), (out, in) -> (N, out).   gx = gy @ w, gw = gy^T @ x.
+
+    As a product with a transpose, gw would come out transposed too, and have to be copied.
+    """
+
+    def forward(self, x: Array, w: Array) -> Array:
+        return product(self.device, x, w.T)
+
+    def backward(self, gy: Tensor) -> tuple[Tensor | None, ...]:
+        x, w = self.inputs
+        return (gy @ w if self.needed[0] else None, _transposed(gy) @ x if self.needed[1] else None)
+
+    @staticmethod
+    def reference(x: np.ndarray, w: np.ndarray) -> np.ndarray:
+        return x @ w.T
+
+    @staticmethod
+    def samples(rng: np.random.Generator) -> Iterator[tuple[tuple[np.ndarray, ...], dict[str, Any]]]:
+        for n, inputs, outputs in ((1, 7, 19), (33, 3, 1), (5, 90, 4001)):  # the last is cut into pieces
+            yield (rng.standard_normal((n, inputs)), rng.standard_normal((outputs, inputs))), {}
+
+
 def _transposed(x: Tensor) -> Tensor:
     return x.transpose((*range(x.ndim - 2), x.ndim - 1, x.ndim - 2))
 
