@@ -19,6 +19,7 @@ import numpy as np
 from minigan.backend import Array
 from minigan.cpu import jit, one_blas_thread, parallel_each, scratch
 from minigan.ops.geometry import Geometry
+from minigan.ops.matmul import product
 
 # A block of gathered rows should stay in a core's second-level cache,
 BLOCK_BYTES = 1 << 20
@@ -36,6 +37,8 @@ PARTIAL_BYTES = 64 << 20
 # than this.
 WIDE = 128
 TAP_BYTES = 4 << 20
+# And so is the input gradient, for so few rows: the filters are not copied then.
+FEW_ROWS = 256
 
 # With fewer input channels than this, the input gradient's products would be too narrow for BLAS.
 NARROW = 8
@@ -164,7 +167,10 @@ def _weight_grad_by_block(x: Array, gy: Array, g: Geometry) -> Array:
 
 def input_grad(gy: Array, w: Array, g: Geometry, bias: Array | None = None) -> Array:
     """(N, P, Q, K), (K, R, S, C) and perhaps (C,) -> (N, H, W, C)."""
-    gx = _input_grad_narrow(gy, w, g) if g.c < NARROW else _input_grad_by_parity(gy, w, g)
+    if (g.p, g.q, g.top, g.left, g.h, g.w) == (1, 1, 0, 0, g.r, g.s):  # the filters are as large as the image
+        gx = product("cpu", gy.reshape(g.n, g.k), w.reshape(g.k, -1)).reshape(g.x_shape)
+    else:
+        gx = _input_grad_narrow(gy, w, g) if g.c < NARROW else _input_grad_by_parity(gy, w, g)
     if bias is not None:
         gx += bias
     return gx
@@ -200,7 +206,7 @@ def _place_loop(start, stop, rows, p, q, row, column, stride_h, stride_w, gx):  
 
 def _input_grad_by_parity(gy: Array, w: Array, g: Geometry) -> Array:
     gx = np.empty(g.x_shape, gy.dtype)
-    products: list[tuple[Patches, int, Array, tuple[int, ...]]] = []  # patches, block, filters, class
+    products: list[tuple[list[tuple[Patches, Array]], int, tuple[int, ...]]] = []  # patches and filters, block, class
     for a in range(min(g.stride_h, g.h)):
         tap_rows, offset_h = _taps(a, g.top, g.r, g.stride_h)
         for b in range(min(g.stride_w, g.w)):
@@ -209,22 +215,30 @@ def _input_grad_by_parity(gy: Array, w: Array, g: Geometry) -> Array:
             if not tap_rows or not tap_columns:
                 gx[:, a :: g.stride_h, b :: g.stride_w] = 0  # no output pixel reads these
                 continue
-            # (K, R', S', C) -> (R' S' K, C): in the order of the patches of gy
-            chosen = w[:, _slice(tap_rows), _slice(tap_columns)]
-            filters = np.ascontiguousarray(chosen.transpose(1, 2, 0, 3)).reshape(-1, g.c)
-            patches = Patches(gy, p, q, (1, 1), (offset_h, offset_w), len(tap_rows), len(tap_columns))
-            products += [(patches, block, filters, (p, q, a, b)) for block in range(patches.blocks)]
+            if g.k >= WIDE and g.n * p * q <= FEW_ROWS:  # a product for each tap, with its filters as they are
+                terms = [
+                    (Patches(gy, p, q, (1, 1), (offset_h + i, offset_w + j), 1, 1), w[:, r, s])
+                    for i, r in enumerate(tap_rows)
+                    for j, s in enumerate(tap_columns)
+                ]
+            else:
+                # (K, R', S', C) -> (R' S' K, C): in the order of the patches of gy
+                chosen = w[:, _slice(tap_rows), _slice(tap_columns)]
+                filters = np.ascontiguousarray(chosen.transpose(1, 2, 0, 3)).reshape(-1, g.c)
+                shape = len(tap_rows), len(tap_columns)
+                terms = [(Patches(gy, p, q, (1, 1), (offset_h, offset_w), *shape), filters)]
+            products += [(terms, block, (p, q, a, b)) for block in range(terms[0][0].blocks)]
 
-    def multiply(product: tuple[Patches, int, Array, tuple[int, ...]]) -> None:
-        patches, block, filters, class_ = product
-        at, values = patches.make(block)
-        if g.stride_h == g.stride_w == 1:  # one class, and its rows are gx's
-            np.matmul(values, filters, out=gx.reshape(-1, g.c)[at])
-        else:
-            _place_loop(at.start, at.stop, values @ filters, *class_, g.stride_h, g.stride_w, gx)
+    def multiply(product: tuple[list[tuple[Patches, Array]], int, tuple[int, ...]]) -> None:
+        terms, block, class_ = product
+        at, values = terms[0][0].make(block)
+        rows = values @ terms[0][1]
+        for patches, filters in terms[1:]:
+            rows += patches.make(block)[1] @ filters
+        _place_loop(at.start, at.stop, rows, *class_, g.stride_h, g.stride_w, gx)
 
     with one_blas_thread():
-        products.sort(key=lambda product: -product[0].width)  # the longest first: no thread is left with one at the end
+        products.sort(key=lambda product: -len(product[0]))  # the longest first: no thread is left with one at the end
         parallel_each(multiply, products, g.operations)
     return gx
 
