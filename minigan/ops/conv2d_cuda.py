@@ -92,7 +92,7 @@ def _warpgroup_rung(half: str) -> Rung:
     every = ((8, 8), (8, 4), (4, 8), (4, 4))
     tiles = []
     for size, vectors in ((64, every), (128, ((8, 8),))):
-        macros = {"HALF": half, "BM": size, "BN": size, "BK": 64, "STAGES": 4}
+        macros: dict[str, int | str] = {"HALF": half, "BM": size, "BN": size, "BK": 64, "STAGES": 4}
         tiles.append(Tile(size, size, 64, 2 * size, macros, vectors, packed=True))
     return Rung("9_wgmma.cu", tuple(tiles), architecture=90, newest=90, precision=half)
 
