@@ -138,7 +138,7 @@ FOLDER = "conv2d"
 
 
 def architecture(device: str) -> int:
-    """80 for sm_80; the emulator is one."""
+    """80 for sm_80; for the emulator, the newest one whose instructions it knows."""
     return cuda_architecture(device) if is_cuda(device) else EMULATED_ARCHITECTURE
 
 
