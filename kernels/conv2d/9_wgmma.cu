@@ -191,11 +191,10 @@ __device__ __forceinline__ void product(const Pass& pass, const HALF* a, const H
     cp_async_commit();  // an empty group behind the end, so that the count of groups stays that of tiles
   };
 
-  if (threadIdx.x == 0) {
+  if (threadIdx.x == 0) {  // the others meet the mbarriers behind the first barrier of the loop
     for (int slot = 0; slot < STAGES; slot++) mbarrier_init(&full[slot], 1);
     fence_proxy_async();
   }
-  __syncthreads();  // the mbarriers are there
   float sums[BN / 2] = {};
   for (int tile = 0; tile < STAGES - 2; tile++) copy(tile);
   for (int tile = 0; tile < tiles; tile++) {

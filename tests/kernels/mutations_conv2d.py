@@ -354,9 +354,6 @@ MUTATIONS = [
         "mbarrier_init(&full[slot], 1);\n    fence_proxy_async();",
         "mbarrier_init(&full[slot], 1);",
     ),
-    Mutation(
-        "warpgroups: mbarriers without a barrier", WARPGROUPS, "  __syncthreads();  // the mbarriers are there\n", ""
-    ),
     Mutation("warpgroups: no barrier", WARPGROUPS, "    __syncthreads();              // so have", "    // so have"),
     Mutation(
         "warpgroups: waits for one group too few", WARPGROUPS, "cp_async_wait<STAGES - 3>", "cp_async_wait<STAGES - 2>"
