@@ -246,7 +246,7 @@ __device__ __forceinline__ void mma_m16n8k16_fp16(float (&c)[4], const unsigned 
 }
 
 // ---- sm_90a: mbarriers and bulk copies ------------------------------------------------------------------------------
-// An mbarrier counts, in phases: a phase ends when `count` arrivals have come and all bytes that they expect are copied.
+// An mbarrier counts, in phases: one ends when `count` arrivals have come and all bytes that they expect are copied.
 // Phases have parity 0, 1, 0, ... It lies in shared memory, and is for the others behind a __syncthreads(), for copies
 // behind a fence_proxy_async().
 
@@ -299,7 +299,7 @@ __device__ __forceinline__ void copy_bulk(void* shared, const void* global, unsi
 #endif
 }
 
-// What this thread has written to shared memory, its landed cp.async included, becomes visible to bulk copies and wgmma.
+// What this thread has written to shared memory, its landed cp.async included, is visible to wgmma and the TMA unit.
 __device__ __forceinline__ void fence_proxy_async() {
 #ifdef CUDA_EMULATOR
   emulator::fence_proxy_async();
@@ -308,7 +308,7 @@ __device__ __forceinline__ void fence_proxy_async() {
 #endif
 }
 
-// ---- sm_90a: wgmma, D[64][N] += A[64][16] * B[16][N] by a warpgroup (128 threads), bf16 or fp16, float sums ----------
+// ---- sm_90a: wgmma, D[64][N] += A[64][16] * B[16][N] by a warpgroup (128 threads), bf16 or fp16, float sums ---------
 // Asynchronous: a product's operands in shared memory must stay, and its accumulators not be touched, until a wait for
 // its group. With warp = 0 to 3, g = lane / 4 and q = lane % 4, a lane holds of each 8 columns j
 //   d[4 j], d[4 j + 1] = row 16 warp + g, columns 8 j + 2q, 8 j + 2q + 1;  d[4 j + 2], d[4 j + 3] = row 16 warp + g + 8
@@ -355,7 +355,8 @@ __device__ __forceinline__ void wgmma_wait(float (&d)[N]) {
 }
 
 #define WGMMA_8(d, i) \
-  "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
+  "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), \
+      "+f"(d[i + 7])
 #define WGMMA_32(d, i) WGMMA_8(d, i), WGMMA_8(d, i + 8), WGMMA_8(d, i + 16), WGMMA_8(d, i + 24)
 #define WGMMA_NAMES_32 \
   "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
@@ -365,8 +366,8 @@ __device__ __forceinline__ void wgmma_wait(float (&d)[N]) {
   "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
   "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
 
-// Half: the numbers' format. a_by_lines, b_by_lines: 1 for a descriptor by lines, else 0. The first argument is only
-// there to choose the function.
+// a_by_lines, b_by_lines: 1 for a descriptor by lines, else 0. The first argument, the numbers' format, is only there to
+// choose the function.
 template <int a_by_lines, int b_by_lines>
 __device__ __forceinline__ void wgmma_k16(bf16, float (&d)[32], unsigned long long a, unsigned long long b) {
 #ifdef CUDA_EMULATOR

@@ -11,8 +11,8 @@
 //   fragments come by ldmatrix, four 8 x 8 blocks at once: those along the lines by its transposing form. The padding
 //   of the rows (tile.cuh, Layout) puts the 8 rows of a block into 32 different banks.
 // Input gradient: parity class blockIdx.z. Weight gradient: slice blockIdx.z. As in rung 3.
-// Next: operands that are kept in 16 bits from one pass to the next, and so are rounded once. On sm_90a, products out of
-//   shared memory: 9_wgmma.cu.
+// Next: operands that are kept in 16 bits from one pass to the next, and so are rounded once. On sm_90a, products that
+//   read shared memory by themselves: 9_wgmma.cu.
 //
 // variants: [{"HALF": ["bf16", "fp16"], "BM": 64, "BN": 64, "BK": 32, "STAGES": 3, "VECTOR_A": [8, 4], "VECTOR_B": [8, 4]},
 //            {"HALF": ["bf16", "fp16"], "BM": 128, "BN": 128, "BK": 32, "STAGES": 4, "VECTOR_A": 8, "VECTOR_B": 8}]

@@ -128,7 +128,8 @@ __device__ __forceinline__ void prepare(const float* first, HALF* rounded, const
     const auto dense = operand(pass);
     const Place at = Swizzled<decltype(dense), LINES>::place_of(i % TILE_FOURS * 4);
     const int line = tile % packing.line_tiles * LINES + at.line, depth = rest / packing.classes * BK + at.step;
-    const int index = dense.at(dense.line(line), dense.step(depth, pass.end)), channels = second_padding.padded_channels;
+    const int index = dense.at(dense.line(line), dense.step(depth, pass.end));
+    const int channels = second_padding.padded_channels;
     reinterpret_cast<uint2*>(packed)[i] =
         index < 0 ? make_uint2(0, 0) : four_rounded(second, second_padding, index / channels, index % channels);
   }

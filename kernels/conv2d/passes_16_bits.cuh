@@ -1,6 +1,6 @@
-// passes_16_bits.cuh: the kernels of the rungs whose operands have 16 bits, HALF, the same in each. As in passes.cuh, but g
-// counts the padded channels, and only `channels` of them are written. Included behind a rung's own code, which defines
-// THREADS, BM and product(pass, a, b, bias, y).
+// passes_16_bits.cuh: the kernels of the rungs whose operands have 16 bits, HALF, the same in each. As in passes.cuh,
+// but g counts the padded channels, and only `channels` of them are written. Included behind a rung's own code, which
+// defines THREADS, BM and product(pass, a, b, bias, y).
 #pragma once
 
 #include "geometry.cuh"
