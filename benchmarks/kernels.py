@@ -85,8 +85,8 @@ class Bench:
         needed = []
         for rung in self.rungs:
             precision = conv.PRECISIONS[RUNGS[rung].precision]
-            if architecture(self.device) < RUNGS[rung].architecture:
-                reason = f"needs sm_{RUNGS[rung].architecture}, this is sm_{architecture(self.device)}"
+            if not RUNGS[rung].supports(architecture(self.device)):
+                reason = f"runs {RUNGS[rung].architectures}, this is sm_{architecture(self.device)}"
                 skipped(f"rung {rung}", precision.name, reason)
                 continue
             given = conv.upload({one: conv.rounded(a, precision) for one, a in drawn.items()}, self.device)

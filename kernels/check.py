@@ -94,6 +94,9 @@ def check_one(source: Source, variant: Variant, arch: str) -> list[Row] | Failur
             if int(shared) > STATIC_SHARED_BYTES:  # the assembler fails without a word about it
                 message += f"\n{shared} bytes of static shared memory; above {STATIC_SHARED_BYTES} use DYN_SHARED"
         return Failure(source.label, str(variant), arch, message)
+    serialized = re.findall(r"wgmma\.mma_async instructions are serialized.*", log)
+    if serialized:  # right, but each one then waits for the one before it
+        return Failure(source.label, str(variant), arch, "\n".join(serialized))
     rows = []
     for name, (registers, shared, stack, spilled) in found.items():
         threads, is_dynamic = entries[name]

@@ -3,11 +3,14 @@
 
 #include "common.cuh"
 
-#ifndef CUDA_EMULATOR
+// The address in the window of shared memory, which instructions and descriptors take.
 __device__ __forceinline__ unsigned shared_address(const void* p) {
+#ifdef CUDA_EMULATOR
+  return emulator::shared_address(p);
+#else
   return static_cast<unsigned>(__cvta_generic_to_shared(p));
-}
 #endif
+}
 
 // ---- number formats -------------------------------------------------------------------------------------------------
 
@@ -239,5 +242,172 @@ __device__ __forceinline__ void mma_m16n8k16_fp16(float (&c)[4], const unsigned 
       "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#endif
+}
+
+// ---- sm_90a: mbarriers and bulk copies ------------------------------------------------------------------------------
+// An mbarrier counts, in phases: one ends when `count` arrivals have come and all bytes that they expect are copied.
+// Phases have parity 0, 1, 0, ... It lies in shared memory, and is for the others behind a __syncthreads(), for copies
+// behind a fence_proxy_async().
+
+__device__ __forceinline__ void mbarrier_init(unsigned long long* barrier, unsigned count) {
+#ifdef CUDA_EMULATOR
+  emulator::init_mbarrier(barrier, count);
+#else
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(count) : "memory");
+#endif
+}
+
+// Arrives, and lets the phase last until so many bytes more are copied.
+__device__ __forceinline__ void mbarrier_arrive_expect(unsigned long long* barrier, unsigned bytes) {
+#ifdef CUDA_EMULATOR
+  emulator::arrive_and_expect(barrier, bytes);
+#else
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
+               : "memory");
+#endif
+}
+
+// Waits until the phase of this parity has ended.
+__device__ __forceinline__ void mbarrier_wait(unsigned long long* barrier, unsigned parity) {
+#ifdef CUDA_EMULATOR
+  emulator::wait_for_mbarrier(barrier, parity);
+#else
+  unsigned ended = 0;
+  while (!ended)
+    asm volatile(
+        "{\n.reg .pred ended;\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 ended, [%1], %2;\n"
+        "selp.u32 %0, 1, 0, ended;\n}"
+        : "=r"(ended)
+        : "r"(shared_address(barrier)), "r"(parity)
+        : "memory");
+#endif
+}
+
+// The TMA unit copies so many bytes, which lie side by side on both sides, and counts them at the mbarrier. One thread
+// calls it. Addresses and size are multiples of 16.
+__device__ __forceinline__ void copy_bulk(void* shared, const void* global, unsigned bytes,
+                                          unsigned long long* barrier) {
+#ifdef CUDA_EMULATOR
+  emulator::copy_bulk(shared, global, bytes, barrier);
+#else
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                   shared_address(shared)),
+               "l"(global), "r"(bytes), "r"(shared_address(barrier))
+               : "memory");
+#endif
+}
+
+// What this thread has written to shared memory, its landed cp.async included, is visible to wgmma and the TMA unit.
+__device__ __forceinline__ void fence_proxy_async() {
+#ifdef CUDA_EMULATOR
+  emulator::fence_proxy_async();
+#else
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
+
+// ---- sm_90a: wgmma, D[64][N] += A[64][16] * B[16][N] by a warpgroup (128 threads), bf16 or fp16, float sums ---------
+// Asynchronous: a product's operands in shared memory must stay, and its accumulators not be touched, until a wait for
+// its group. With warp = 0 to 3, g = lane / 4 and q = lane % 4, a lane holds of each 8 columns j
+//   d[4 j], d[4 j + 1] = row 16 warp + g, columns 8 j + 2q, 8 j + 2q + 1;  d[4 j + 2], d[4 j + 3] = row 16 warp + g + 8
+
+// An operand's descriptor, in the 128-byte swizzle: rows of 128 bytes in groups of 8, which begin at multiples of 1024
+// bytes; the 16-byte piece i of row r lies in place i ^ r.
+//   by depth (K-major):   a row is a line, its 64 steps side by side; `stride` bytes to the next 8 lines; lead: 16
+//   by lines (MN-major):  a row is a step, its 64 lines side by side; `stride` bytes to the next 8 steps, `lead` bytes
+//                         to the next 64 lines
+__device__ __forceinline__ unsigned long long matrix_descriptor(unsigned address, unsigned lead, unsigned stride) {
+  auto encode = [](unsigned x) { return static_cast<unsigned long long>((x & 0x3ffff) >> 4); };
+  return encode(address) | encode(lead) << 16 | encode(stride) << 32 | 1ull << 62;
+}
+
+// Before the first product, and wherever threads have touched the accumulators since the last one.
+__device__ __forceinline__ void wgmma_fence() {
+#ifdef CUDA_EMULATOR
+  emulator::fence_warpgroup();
+#else
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#endif
+}
+
+// Closes the group of all products since the last commit.
+__device__ __forceinline__ void wgmma_commit() {
+#ifdef CUDA_EMULATOR
+  emulator::commit_products();
+#else
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+#endif
+}
+
+// Waits until at most `pending` committed groups, the newest ones, are still on their way. d: the accumulators, so that
+// the compiler moves no use of them above the wait.
+template <int pending, int N>
+__device__ __forceinline__ void wgmma_wait(float (&d)[N]) {
+#ifdef CUDA_EMULATOR
+  emulator::wait_for_products(pending);
+#else
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(pending) : "memory");
+#pragma unroll
+  for (int i = 0; i < N; i++) asm volatile("" : "+f"(d[i])::"memory");
+#endif
+}
+
+#define WGMMA_8(d, i) \
+  "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), \
+      "+f"(d[i + 7])
+#define WGMMA_32(d, i) WGMMA_8(d, i), WGMMA_8(d, i + 8), WGMMA_8(d, i + 16), WGMMA_8(d, i + 24)
+#define WGMMA_NAMES_32 \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define WGMMA_NAMES_64 \
+  WGMMA_NAMES_32 ", " \
+  "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+  "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+
+// a_by_lines, b_by_lines: 1 for a descriptor by lines, else 0. The first argument, the numbers' format, is only there to
+// choose the function.
+template <int a_by_lines, int b_by_lines>
+__device__ __forceinline__ void wgmma_k16(bf16, float (&d)[32], unsigned long long a, unsigned long long b) {
+#ifdef CUDA_EMULATOR
+  emulator::multiply_async(emulator::Half::bf16, d, 64, a, b, a_by_lines, b_by_lines);
+#else
+  asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" WGMMA_NAMES_32 "}, %32, %33, 1, 1, 1, %34, %35;"
+               : WGMMA_32(d, 0)
+               : "l"(a), "l"(b), "n"(a_by_lines), "n"(b_by_lines));
+#endif
+}
+
+template <int a_by_lines, int b_by_lines>
+__device__ __forceinline__ void wgmma_k16(fp16, float (&d)[32], unsigned long long a, unsigned long long b) {
+#ifdef CUDA_EMULATOR
+  emulator::multiply_async(emulator::Half::fp16, d, 64, a, b, a_by_lines, b_by_lines);
+#else
+  asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {" WGMMA_NAMES_32 "}, %32, %33, 1, 1, 1, %34, %35;"
+               : WGMMA_32(d, 0)
+               : "l"(a), "l"(b), "n"(a_by_lines), "n"(b_by_lines));
+#endif
+}
+
+template <int a_by_lines, int b_by_lines>
+__device__ __forceinline__ void wgmma_k16(bf16, float (&d)[64], unsigned long long a, unsigned long long b) {
+#ifdef CUDA_EMULATOR
+  emulator::multiply_async(emulator::Half::bf16, d, 128, a, b, a_by_lines, b_by_lines);
+#else
+  asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" WGMMA_NAMES_64 "}, %64, %65, 1, 1, 1, %66, %67;"
+               : WGMMA_32(d, 0), WGMMA_32(d, 32)
+               : "l"(a), "l"(b), "n"(a_by_lines), "n"(b_by_lines));
+#endif
+}
+
+template <int a_by_lines, int b_by_lines>
+__device__ __forceinline__ void wgmma_k16(fp16, float (&d)[64], unsigned long long a, unsigned long long b) {
+#ifdef CUDA_EMULATOR
+  emulator::multiply_async(emulator::Half::fp16, d, 128, a, b, a_by_lines, b_by_lines);
+#else
+  asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {" WGMMA_NAMES_64 "}, %64, %65, 1, 1, 1, %66, %67;"
+               : WGMMA_32(d, 0), WGMMA_32(d, 32)
+               : "l"(a), "l"(b), "n"(a_by_lines), "n"(b_by_lines));
 #endif
 }

@@ -16,6 +16,13 @@ from typing import Any
 
 FOLDER = Path(__file__).resolve().parent
 
+
+def cache_folder(what: str) -> Path:
+    """Where compiled kernels are kept; deleting it is always safe."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("MINIGAN_CACHE") or Path(home) / "minigan") / what
+
+
 Macros = Mapping[str, str | int]  # bool is an int
 
 

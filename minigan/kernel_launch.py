@@ -4,7 +4,10 @@ A raw kernel checks nothing: a wrong dtype, a strided view or an int of the wron
 right. So all of it is checked here, once, against the C signature that stands in the source.
 """
 
+import hashlib
 import math
+import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -12,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from minigan.kernels.source import KernelError, Macros, Parameter, Source, Variant, load, supports
+from minigan.kernels.source import KernelError, Macros, Parameter, Source, Variant, cache_folder, load, supports
 
 # C types as NumPy's. bf16, which NumPy lacks, travels as its bits.
 SCALARS: dict[str, np.dtype] = {
@@ -296,13 +299,39 @@ def _cuda_function(source: Source, variant: Variant, kernel: str, index: int) ->
 @cache
 def _cuda_module(source: Source, variant: Variant, index: int) -> Any:
     capability = _cupy().cuda.Device(index).compute_capability
-    # CuPy compiles for sm_90, never for sm_90a, so a variant that requires an "a" is refused as well.
-    if not supports(capability, variant.requires):
+    specific = variant.requires.endswith("a")  # to one architecture, whose devices are all able to
+    if not supports(capability + "a" * specific, variant.requires):
         raise KernelError(
-            f"{source.label} ({variant}) requires {variant.requires}, but for 'cuda:{index}' CuPy compiles for "
-            f"sm_{capability}; choose another variant or kernel there"
+            f"{source.label} ({variant}) requires {variant.requires}, but 'cuda:{index}' is an sm_{capability}; "
+            "choose another variant or kernel there"
         )
+    if specific:
+        return _cupy().RawModule(path=str(_cubin(source, variant)))
     return _cupy().RawModule(code=source.text, options=variant.nvrtc_options, backend="nvrtc")
+
+
+def _cubin(source: Source, variant: Variant) -> Path:
+    """The machine code for sm_90a, in a file: CuPy itself compiles for sm_90, never for sm_90a, but loads it."""
+    nvrtc = _cupy().cuda.nvrtc
+    options = (*variant.nvrtc_options, "-ftz=true", f"-arch={variant.requires}")  # -ftz: as CuPy compiles all others
+    key = "\0".join([source.text, *options, str(nvrtc.getVersion())])
+    target = cache_folder("cubin") / f"{source.path.stem}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.cubin"
+    if not target.exists():
+        program = nvrtc.createProgram(source.text, source.label, (), ())
+        try:
+            nvrtc.compileProgram(program, options)
+            code = nvrtc.getCUBIN(program)
+        except nvrtc.NVRTCError as error:
+            log = nvrtc.getProgramLog(program)
+            raise KernelError(f"{source.label} ({variant}) does not compile for {variant.requires}:\n{log}") from error
+        finally:
+            nvrtc.destroyProgram(program)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(suffix=".cubin", dir=target.parent)
+        with os.fdopen(handle, "wb") as file:
+            file.write(code)
+        os.replace(temporary, target)  # at once: another process sees no half of it
+    return target
 
 
 def _launch_cuda(

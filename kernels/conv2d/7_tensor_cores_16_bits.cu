@@ -11,8 +11,8 @@
 //   fragments come by ldmatrix, four 8 x 8 blocks at once: those along the lines by its transposing form. The padding
 //   of the rows (tile.cuh, Layout) puts the 8 rows of a block into 32 different banks.
 // Input gradient: parity class blockIdx.z. Weight gradient: slice blockIdx.z. As in rung 3.
-// Next: operands that are kept in 16 bits from one pass to the next, and so are rounded once; tiles by TMA and products
-//   by wgmma on sm_90a.
+// Next: operands that are kept in 16 bits from one pass to the next, and so are rounded once. On sm_90a, products that
+//   read shared memory by themselves: 9_wgmma.cu.
 //
 // variants: [{"HALF": ["bf16", "fp16"], "BM": 64, "BN": 64, "BK": 32, "STAGES": 3, "VECTOR_A": [8, 4], "VECTOR_B": [8, 4]},
 //            {"HALF": ["bf16", "fp16"], "BM": 128, "BN": 128, "BK": 32, "STAGES": 4, "VECTOR_A": 8, "VECTOR_B": 8}]
@@ -24,6 +24,7 @@
 #include "geometry.cuh"
 #include "ptx.cuh"
 #include "ring.cuh"
+#include "rounding.cuh"
 
 constexpr int WARP_M = BM / 2, WARP_N = 32, THREADS = 32 * 2 * (BN / WARP_N);
 constexpr int TILES_M = WARP_M / 16, TILES_N = WARP_N / 8;  // blocks of 16 x 8 a warp
@@ -31,38 +32,6 @@ static_assert(WARP_M % 16 == 0 && BN % WARP_N == 0, "warps share the tile evenly
 static_assert(BK % 16 == 0 && STAGES >= 2, "mma.sync takes 16 steps of the depth; one tile at least is on its way");
 
 // ---- rounding -------------------------------------------------------------------------------------------------------
-
-__device__ __forceinline__ void round_to(float x, bf16& y) { y = to_bf16(x); }
-__device__ __forceinline__ void round_to(float x, fp16& y) { y = to_fp16(x); }
-
-// An array (rows, channels) of which (padded_rows, padded_channels) is made. vector: how many floats may be read at
-// once, 4 or 1.
-struct Padding {
-  int rows, channels, padded_rows, padded_channels, vector;
-};
-
-// Number i of the four neighbouring numbers of the padded array.
-__device__ __forceinline__ void round_four(const float* from, HALF* to, const Padding& p, int i) {
-  const int fours = p.padded_channels / 4, row = i / fours, channel = i % fours * 4;
-  float values[4] = {};
-  if (row < p.rows) {
-    const float* const source = from + row * p.channels + channel;
-    if (p.vector == 4) {
-      if (channel < p.channels) {
-        const float4 v = *reinterpret_cast<const float4*>(source);
-        values[0] = v.x, values[1] = v.y, values[2] = v.z, values[3] = v.w;
-      }
-    } else {
-#pragma unroll
-      for (int e = 0; e < 4; e++)
-        if (channel + e < p.channels) values[e] = source[e];
-    }
-  }
-  HALF rounded[4];
-#pragma unroll
-  for (int e = 0; e < 4; e++) round_to(values[e], rounded[e]);
-  reinterpret_cast<uint2*>(to)[i] = make_uint2(pack(rounded[0], rounded[1]), pack(rounded[2], rounded[3]));
-}
 
 // Both operands of a pass, float -> HALF, with zeros as padding. One thread four numbers.
 extern "C" __global__ void __launch_bounds__(256)
@@ -155,41 +124,4 @@ __device__ __forceinline__ void product(const Pass& pass, const HALF* a, const H
     }
 }
 
-// ---- the passes: as in passes.cuh, but g counts the padded channels, and only `channels` of them are written --------
-
-// x (N, H, W, C), w (K, R, S, C), bias (channels) or null -> y (N, P, Q, channels).
-extern "C" __global__ void __launch_bounds__(THREADS, 1)
-conv2d_forward(const HALF* x, const HALF* w, const float* bias, float* y, Conv g, int channels) {
-  Forward pass(g);
-  pass.columns = channels;
-  product(pass, x, w, bias, y);
-}
-
-// gy (N, P, Q, K), w (K, R, S, C), bias (channels) or null -> gx (N, H, W, channels).
-extern "C" __global__ void __launch_bounds__(THREADS, 1)
-conv2d_input_grad(const HALF* gy, const HALF* w, const float* bias, float* gx, Conv g, int channels) {
-  InputGrad pass(g, blockIdx.z);
-  pass.columns = channels;
-  if (blockIdx.x * BM < pass.rows) product(pass, gy, w, bias, gx);  // the same for all threads of the block
-}
-
-// x (N, H, W, C), gy (N, P, Q, K) -> partial (slices, K, R, S, C), padded.
-extern "C" __global__ void __launch_bounds__(THREADS, 1)
-conv2d_weight_grad(const HALF* x, const HALF* gy, float* partial, Conv g, int slice_depth) {
-  const WeightGrad pass(g, blockIdx.z, slice_depth);
-  float* const sums = partial + static_cast<long long>(blockIdx.z) * pass.rows * pass.columns;
-  product(pass, gy, x, static_cast<const float*>(nullptr), sums);
-}
-
-// partial (slices, padded K, R, S, C of g) -> gw (K, R, S, channels), n elements, added up in the order of the slices
-// (slices.cuh); one thread an element.
-extern "C" __global__ void __launch_bounds__(256)
-    sum_slices(const float* partial, float* gw, Conv g, int channels, int slices, int n) {
-  const long long i = grid_thread();
-  if (i >= n) return;
-  const long long slice_size = static_cast<long long>(g.k) * g.r * g.s * g.c;
-  const float* const first = partial + i / channels * g.c + i % channels;
-  float sum = first[0];
-  for (int slice = 1; slice < slices; slice++) sum += first[slice * slice_size];
-  gw[i] = sum;
-}
+#include "passes_16_bits.cuh"

@@ -5,10 +5,11 @@
 #include "ptx.cuh"
 #include "tile.cuh"
 
-// One thread's share of the copies of an operand's tiles, VECTOR numbers T at a time.
-template <class Operand, int LINES, int DEPTH, int VECTOR, int THREADS, class T = float>
+// One thread's share of the copies of an operand's tiles, VECTOR numbers T at a time, to where Places puts them.
+template <class Operand, int LINES, int DEPTH, int VECTOR, int THREADS, class T = float,
+          class Places = Layout<Operand, LINES, DEPTH, T>>
 struct Copier {
-  using Tile = Layout<Operand, LINES, DEPTH, T>;
+  using Tile = Places;
   static constexpr int BYTES = VECTOR * sizeof(T);
   static_assert(BYTES == 4 || BYTES == 8 || BYTES == 16, "what cp.async copies");
   Loader<Operand, LINES, DEPTH, VECTOR, THREADS> loader;

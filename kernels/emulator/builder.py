@@ -11,7 +11,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from ..source import FOLDER, KernelError, Source, without_comments
+from ..source import FOLDER, KernelError, Source, cache_folder, without_comments
 
 _HERE = Path(__file__).resolve().parent
 
@@ -20,12 +20,6 @@ NO_COMPILER = (
     "Debian, Ubuntu: sudo apt install g++. Fedora: sudo dnf install gcc-c++. macOS: xcode-select --install. "
     "Or name one in CXX"
 )
-
-
-def cache_folder() -> Path:
-    """Where builds are kept; deleting it is always safe."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("MINIGAN_CACHE") or Path(home) / "minigan") / "emulator"
 
 
 @cache
@@ -158,7 +152,7 @@ def _header_text() -> str:
 
 def build(source: Source, macros: tuple[tuple[str, str], ...], *, debug: bool, asan: bool, ucontext: bool) -> Path:
     """The library of this source with these macros, built if it is not in the cache."""
-    folder = cache_folder()
+    folder = cache_folder("emulator")
     flags = _flags(debug, asan, ucontext)
     runtime = _runtime(tuple(flags), folder)
     defines = [f"-D{name}={value}" for name, value in macros]

@@ -59,7 +59,7 @@ struct Thread {
 struct Warp {
   Thread* threads;  // of its 32 lanes
   unsigned lanes;   // one bit each, here and below
-  unsigned ready, started, alive, at_barrier, at_collective;
+  unsigned ready, started, alive, at_barrier, at_collective, asleep;
   void* operands[32];
   Instruction instructions[32];
   unsigned masks[32];
@@ -81,6 +81,7 @@ std::vector<char*> free_stacks;
 unsigned stacks_used;
 
 unsigned arrived;  // at the barrier of the block
+const char* asleep_at;
 Barrier barrier_kind;
 int votes, barrier_result;
 
@@ -227,6 +228,7 @@ std::string state_of(const Thread& thread) {
   if (warp.at_barrier & bit) return std::string("wait at ") + kBarrierNames[static_cast<int>(barrier_kind)];
   if (warp.at_collective & bit)
     return format("wait at %s with mask 0x%08x", warp.names[thread.lane], warp.masks[thread.lane]);
+  if (warp.asleep & bit) return std::string("wait at ") + asleep_at;
   return "have exited";
 }
 
@@ -277,18 +279,12 @@ bool within(const void* p, size_t bytes, const unsigned char* begin, size_t size
   return address >= first && address + bytes <= first + size;
 }
 
-bool in_shared(const void* p, size_t bytes) {
-  if (within(p, bytes, dynamic_memory, dynamic_bytes)) return true;
-  for (const SharedArray* array = *launch.static_shared; array; array = array->next)
-    if (within(p, bytes, array->begin, array->bytes)) return true;
-  return false;
-}
-
 void land(const Copy& copy) {
   if (copy.valid)
     memcpy(copy.to, copy.from, copy.bytes);
   else
     memset(copy.to, 0, copy.bytes);
+  copy_landed(copy.to, copy.bytes);
 }
 
 // ---- blocks ---------------------------------------------------------------------------------------------------------
@@ -334,9 +330,11 @@ void choose_order(unsigned block) {
 bool run_block() {
   for (Warp& warp : warps) {
     warp.ready = warp.alive = warp.lanes;
-    warp.started = warp.at_barrier = warp.at_collective = 0;
+    warp.started = warp.at_barrier = warp.at_collective = warp.asleep = 0;
   }
   arrived = votes = 0;
+  begin_block_async();
+  begin_block_products();
   if (copies_were_made)
     for (unsigned i = 0; i < thread_count; i++) forget_copies(threads[i]);
   free_stacks.clear();
@@ -355,6 +353,8 @@ bool run_block() {
   if (error.empty() && any_alive()) error = where + deadlock_report();
   if (error.empty() && !guard_is_sound())
     error = where + format("wrote behind the end of dynamic shared memory (%zu bytes)", dynamic_bytes);
+  for (const char* unfinished : {end_block_async(), end_block_products()})
+    if (error.empty() && unfinished) error = where + unfinished;
   return error.empty();
 }
 
@@ -410,6 +410,28 @@ void collective(const char* name, Instruction instruction, unsigned mask, void* 
 void poison(unsigned char* begin, size_t bytes) { memset(begin, 0xff, bytes); }
 
 unsigned char* dynamic_shared() { return dynamic_memory; }
+size_t dynamic_shared_bytes() { return dynamic_bytes; }
+
+bool in_shared(const void* p, size_t bytes) {
+  if (within(p, bytes, dynamic_memory, dynamic_bytes)) return true;
+  for (const SharedArray* array = *launch.static_shared; array; array = array->next)
+    if (within(p, bytes, array->begin, array->bytes)) return true;
+  return false;
+}
+
+unsigned thread_number() { return static_cast<unsigned>(current - threads.data()); }
+unsigned thread_count_of_block() { return thread_count; }
+bool copies_land_early() { return launch.seed & 1; }
+
+void sleep(const char* at) {
+  asleep_at = at;
+  current->warp->asleep |= 1u << current->lane;
+  wait();
+}
+
+void wake_all() {
+  for (Warp& warp : warps) warp.ready |= std::exchange(warp.asleep, 0u);
+}
 
 void copy_async(void* shared, const void* global, unsigned bytes, bool valid) {
   if (reinterpret_cast<uintptr_t>(shared) % bytes)
@@ -420,7 +442,7 @@ void copy_async(void* shared, const void* global, unsigned bytes, bool valid) {
   if (valid && in_shared(global, bytes)) fail("cp_async%u: the source lies in shared memory", bytes);
   Copy copy = {shared, global, bytes, valid};
   copies_were_made = true;
-  if (launch.seed & 1) {
+  if (copies_land_early()) {
     land(copy);  // hardware may be this fast: shows a slot that others still read
     copy.bytes = 0;
   }

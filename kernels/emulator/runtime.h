@@ -32,10 +32,40 @@ void commit_copies();
 void wait_for_copies(int pending_groups);  // -1: the group that is still open too
 void load_matrices(unsigned* registers, const void* row, int count, bool transposed);
 
+// ---- sm_90 (async_proxy.cpp): the asynchronous proxy's view of shared memory, mbarriers, bulk copies
+unsigned shared_address(const void* p);  // of dynamic shared memory, as descriptors give it
+void fence_proxy_async();
+void init_mbarrier(unsigned long long* barrier, unsigned count);
+void arrive_and_expect(unsigned long long* barrier, unsigned bytes);
+void wait_for_mbarrier(unsigned long long* barrier, unsigned parity);
+void copy_bulk(void* shared, const void* global, unsigned bytes, unsigned long long* barrier);
+
+// ---- sm_90 (warpgroups.cpp): products of a warpgroup. d: the accumulators of one lane, 4 for each 8 columns
+enum class Half { bf16, fp16 };
+void multiply_async(Half format, float* d, int columns, unsigned long long a, unsigned long long b, bool a_by_lines,
+                    bool b_by_lines);
+void fence_warpgroup();
+void commit_products();
+void wait_for_products(int pending_groups);
+
 // ---- tensor cores: the fragments of one lane, laid out as in the PTX manual
 void multiply_tf32(float* c, const unsigned* a, const unsigned* b);  // m16n8k8
 void multiply_bf16(float* c, const unsigned* a, const unsigned* b);  // m16n8k16
 void multiply_fp16(float* c, const unsigned* a, const unsigned* b);  // m16n8k16
+
+// ---- what the other files of the emulator use
+unsigned thread_number(), thread_count_of_block();
+size_t dynamic_shared_bytes();
+bool in_shared(const void* p, size_t bytes);
+bool copies_land_early();          // and products are then computed late: what one order hides, the other shows
+void sleep(const char* at);        // the current thread waits until wake_all(); a deadlock names `at`
+void wake_all();
+void begin_block_async();          // async_proxy.cpp
+const char* end_block_async();     // null, or what was left unfinished
+void copy_landed(void* to, unsigned bytes);  // a generic write, by the current thread
+const unsigned char* async_view(unsigned address, unsigned bytes);
+void begin_block_products();       // warpgroups.cpp
+const char* end_block_products();
 
 // ---- launching
 struct Kernel {

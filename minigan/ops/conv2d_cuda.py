@@ -26,7 +26,7 @@ BLOCKS = 256
 SLICE_TILES = 4
 WORKSPACE_BYTES = 256 << 20
 
-EMULATED_ARCHITECTURE = 80  # what the emulator says it is
+EMULATED_ARCHITECTURE = 90  # what the emulator has twins for
 THREADS = 256  # of kernels with one thread an element
 C_TYPES = {"float32": "float", "float64": "double"}
 HALF_DTYPES = {"bf16": np.dtype(np.uint16), "fp16": np.dtype(np.float16)}  # NumPy has no bf16: its bits
@@ -43,6 +43,8 @@ class Tile:
     macros: Mapping[str, int | str] = field(default_factory=dict)
     # (1, 1), (4, 1), (4, 4): how many numbers of operands A and B are loaded at once
     vectors: tuple[tuple[int, int], ...] = ((1, 1),)
+    # Whether the dense operand is written in whole, swizzled tiles before the product (9_wgmma.cu).
+    packed: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,15 @@ class Rung:
     tiles: tuple[Tile, ...]  # the first is for all problems; the others for large and for narrow ones
     dtypes: tuple[str, ...] = ("float32",)
     architecture: int = 75
+    newest: int | None = None  # the last architecture that has its instructions, where not all later ones do
     precision: str = "float32"
+
+    def supports(self, arch: int) -> bool:
+        return self.architecture <= arch <= (self.newest or arch)
+
+    @property
+    def architectures(self) -> str:
+        return f"from sm_{self.architecture} on" if self.newest is None else f"on sm_{self.architecture} only"
 
     @property
     def half(self) -> bool:
@@ -76,6 +86,15 @@ def _half_rung(half: str) -> Rung:
     every = ((8, 8), (8, 4), (4, 8), (4, 4))
     tiles = _half_tile(half, 64, 64, 3, 128, *every), _half_tile(half, 128, 128, 4, 256, (8, 8))
     return Rung("7_tensor_cores_16_bits.cu", tiles, architecture=80, precision=half)
+
+
+def _warpgroup_rung(half: str) -> Rung:
+    every = ((8, 8), (8, 4), (4, 8), (4, 4))
+    tiles = []
+    for size, vectors in ((64, every), (128, ((8, 8),))):
+        macros: dict[str, int | str] = {"HALF": half, "BM": size, "BN": size, "BK": 64, "STAGES": 4}
+        tiles.append(Tile(size, size, 64, 2 * size, macros, vectors, packed=True))
+    return Rung("9_wgmma.cu", tuple(tiles), architecture=90, newest=90, precision=half)
 
 
 _ALL_VECTORS = ((4, 4), (4, 1), (1, 1))
@@ -107,6 +126,9 @@ RUNGS: dict[int, Rung] = {
     # One source in two number formats.
     7: _half_rung("bf16"),
     8: _half_rung("fp16"),
+    # The same again for sm_90a. Nobody has measured them on a GPU, so choose_rung does not take them: by name only.
+    9: _warpgroup_rung("bf16"),
+    10: _warpgroup_rung("fp16"),
 }
 
 FOLDER = "conv2d"
@@ -116,7 +138,7 @@ FOLDER = "conv2d"
 
 
 def architecture(device: str) -> int:
-    """80 for sm_80; the emulator is one."""
+    """80 for sm_80; for the emulator, the newest one whose instructions it knows."""
     return cuda_architecture(device) if is_cuda(device) else EMULATED_ARCHITECTURE
 
 
@@ -126,12 +148,12 @@ def choose_rung(g: Geometry, dtype: str, arch: int, precision: str = "float32") 
         return 3  # for gradient checks and references: shared memory, and nothing that is for float32 alone
     for rung, spec in RUNGS.items():
         if spec.half and spec.precision == precision:
-            if arch < spec.architecture:
+            if not spec.supports(arch):
                 raise ValueError(
                     f"conv2d: precision {precision!r} needs a GPU from sm_{spec.architecture} on, "
                     f"this is an sm_{arch}; set_matmul_precision('float32') works there"
                 )
-            return rung
+            return rung  # the first one: 9 and 10 are taken by name only
     if precision == "tf32" and arch >= 80:
         return 6  # only where the caller allows TF32
     # cp.async came with sm_80. Tiles of three columns (an image's gradient) are rung 4's: it has a narrow one.
@@ -230,9 +252,9 @@ def _rung_for(g: Geometry, dtype: Any, device: str, precision: str | None, rung:
         rung = choose_rung(g, str(dtype), arch, precision)
     if rung not in RUNGS:
         raise ValueError(f"conv2d: there is no rung {rung}; there are {', '.join(map(str, RUNGS))}")
-    if str(dtype) not in RUNGS[rung].dtypes or arch < RUNGS[rung].architecture:
+    if str(dtype) not in RUNGS[rung].dtypes or not RUNGS[rung].supports(arch):
         raise ValueError(
-            f"conv2d: rung {rung} is for {' and '.join(RUNGS[rung].dtypes)} from sm_{RUNGS[rung].architecture} on, "
+            f"conv2d: rung {rung} is for {' and '.join(RUNGS[rung].dtypes)} {RUNGS[rung].architectures}, "
             f"got {dtype} on sm_{arch}"
         )
     if RUNGS[rung].half:
@@ -281,25 +303,41 @@ class _Launcher:
     def empty(self, shape: int | tuple[int, ...], dtype: Any = None) -> Array:
         return _empty(self.device, shape, self.dtype if dtype is None else dtype)
 
-    def rounded(self, tile: Tile, vectors: Any, *operands: tuple[Array, tuple[int, ...]]) -> list[Array]:
-        """Two operands in 16 bits, with zeros up to the shapes that are given."""
+    def rounded(
+        self, name: str, tile: Tile, vectors: Any, g: Geometry, dense_tiles: tuple[int, int, int], *operands: Any
+    ) -> list[Array]:
+        """Two operands, each with the shape that it is padded to, in 16 bits: as they lie.
+
+        Or, where the tile says so, the second one in as many whole tiles of the depth, classes and lines as
+        `dense_tiles` counts. g: with padded channels.
+        """
+        first_shape, second_shape = (shape for _, shape in operands)
         args: list[Any] = []
         threads = 0
-        for array, shape in operands:
+        packed = int(np.prod(dense_tiles)) * (tile.bm if name == "weight_grad" else tile.bn) * tile.bk
+        sizes = [int(np.prod(first_shape)), packed if tile.packed else int(np.prod(second_shape))]
+        for (array, shape), size in zip(operands, sizes, strict=True):
+            _check_count(f"an operand of {name} in 16 bits", size)
             rows, padded_rows = (int(np.prod(s[:-1])) for s in (array.shape, shape))
             channels, padded_channels = array.shape[-1], shape[-1]
             padding = {"rows": rows, "channels": channels, "padded_rows": padded_rows}
             padding |= {"padded_channels": padded_channels, "vector": vector(array, channels)}
-            args += [array, self.empty(shape, HALF_DTYPES[RUNGS[self.rung].precision]), padding]
-            threads += padded_rows * padded_channels // 4
+            args += [array, self.empty(size, HALF_DTYPES[RUNGS[self.rung].precision]), padding]
+            threads += size // 4
         if threads:  # no images and their gradients
-            self.each_element("round_operands", threads, args, tile, vectors)
+            if tile.packed:
+                packing = dict(zip(("depth_tiles", "classes", "line_tiles"), dense_tiles, strict=True))
+                self.each_element(f"prepare_{name}", threads, [*args, packing, asdict(g)], tile, vectors)
+            else:
+                self.each_element("round_operands", threads, args, tile, vectors)
         return [args[1], args[4]]
 
 
 def _ring_bytes(tile: Tile, a_along_depth: bool, b_along_depth: bool) -> int:
     """Dynamic shared memory of rungs from 5 on: tile.cuh's Layout for both operands, STAGES times."""
     stages, itemsize = tile.macros.get("STAGES", 0), 2 if "HALF" in tile.macros else 4
+    if tile.packed:  # swizzled instead of padded, and 1024 bytes to begin at a multiple of that
+        return int(stages) * (tile.bm + tile.bn) * tile.bk * itemsize + 1024
     numbers = 0
     for lines, along_depth in ((tile.bm, a_along_depth), (tile.bn, b_along_depth)):
         numbers += lines * (tile.bk + 16 // itemsize) if along_depth else tile.bk * (lines + 8)
@@ -370,7 +408,9 @@ def forward(
             args = [x, w, bias, y, asdict(g)]
             if RUNGS[rung].half:
                 inner = padded(g)
-                operands = run.rounded(chosen, vectors, (x, inner.x_shape), (w, inner.w_shape))
+                w_tiles = -(-inner.r * inner.s * inner.c // chosen.bk), 1, grid[1]
+                given = (x, inner.x_shape), (w, inner.w_shape)
+                operands = run.rounded("forward", chosen, vectors, inner, w_tiles, *given)
                 args = [*operands, bias, y, asdict(inner), g.k]
             run("conv2d_forward", grid, chosen.threads, args, chosen, vectors, shared)
     return y
@@ -415,7 +455,10 @@ def input_grad(
             args = [gy, w, bias, gx, asdict(g)]
             if RUNGS[rung].half:
                 inner = padded(g)
-                operands = run.rounded(chosen, vectors, (gy, inner.y_shape), (w, inner.w_shape))
+                depth = -(-g.r // g.stride_h) * -(-g.s // g.stride_w) * inner.k  # of the class with the most taps
+                w_tiles = -(-depth // chosen.bk), grid[2], grid[1]
+                given = (gy, inner.y_shape), (w, inner.w_shape)
+                operands = run.rounded("input_grad", chosen, vectors, inner, w_tiles, *given)
                 args = [*operands, bias, gx, asdict(inner), g.c]
             run("conv2d_input_grad", grid, chosen.threads, args, chosen, vectors, shared)
     return gx
@@ -458,7 +501,9 @@ def weight_grad(
             chosen, vectors = choose_tile(rung, rows, columns, _widths(run, (gy, g.k), (x, g.c)), tile)
             grid, shared = _tiles(rows, columns, chosen), _ring_bytes(chosen, False, False)
             if RUNGS[rung].half:
-                x, gy = run.rounded(chosen, vectors, (x, inner.x_shape), (gy, inner.y_shape))
+                gy_tiles = -(-depth // chosen.bk), 1, grid[0]
+                given = (x, inner.x_shape), (gy, inner.y_shape)
+                x, gy = run.rounded("weight_grad", chosen, vectors, inner, gy_tiles, *given)
 
             def product(partial: Array, slices: int, slice_depth: int) -> None:
                 args = [x, gy, partial, asdict(inner), slice_depth]

@@ -16,6 +16,8 @@ REGISTERS, COPIES, TENSOR, HALVES = (
 )
 GEOMETRY, TILE, RING = "conv2d/geometry.cuh", "conv2d/tile.cuh", "conv2d/ring.cuh"
 PASSES, SLICES = "conv2d/passes.cuh", "conv2d/slices.cuh"
+WARPGROUPS, ROUNDING, PASSES_16 = "conv2d/9_wgmma.cu", "conv2d/rounding.cuh", "conv2d/passes_16_bits.cuh"
+PTX = "ptx.cuh"
 
 # The rungs that a file is part of; for headers, enough of them.
 CONCERNED = {
@@ -31,6 +33,10 @@ CONCERNED = {
     RING: (5, 6, 7),
     PASSES: (3, 5),
     SLICES: (2, 3),
+    WARPGROUPS: (9, 10),
+    ROUNDING: (7, 8, 9),
+    PASSES_16: (7, 9),
+    PTX: (9, 10),
 }
 
 FIRST_BARRIER = "    __syncthreads();  // the tiles are complete\n"
@@ -220,16 +226,16 @@ MUTATIONS = [
     ),
     Mutation("tensor: half of the depth", TENSOR, "step < BK; step += 8", "step < BK / 2; step += 8"),
     # -- 7, 8: tensor cores, 16 bits
-    Mutation("halves: bf16 truncated", HALVES, "y = to_bf16(x);", "y.bits = __float_as_uint(x) >> 16;"),
-    Mutation("halves: fp16 rounded away", HALVES, "y = to_fp16(x);", "y = to_fp16(x * 1.0004f);"),
+    Mutation("halves: bf16 truncated", ROUNDING, "y = to_bf16(x);", "y.bits = __float_as_uint(x) >> 16;"),
+    Mutation("halves: fp16 rounded away", ROUNDING, "y = to_fp16(x);", "y = to_fp16(x * 1.0004f);"),
     Mutation("halves: bf16 taken for fp16", HALVES, "mma_m16n8k16_bf16(c, a, b)", "mma_m16n8k16_fp16(c, a, b)"),
     Mutation("halves: fp16 taken for bf16", HALVES, "mma_m16n8k16_fp16(c, a, b)", "mma_m16n8k16_bf16(c, a, b)"),
-    Mutation("halves: no channels of zeros", HALVES, "if (channel + e < p.channels) values", "values"),
-    Mutation("halves: no vectors of zeros", HALVES, "if (channel < p.channels) {", "{"),
-    Mutation("halves: no rows of zeros", HALVES, "if (row < p.rows) {", "{"),
-    Mutation("halves: rows as wide as padded", HALVES, "from + row * p.channels", "from + row * p.padded_channels"),
-    Mutation("halves: neighbours swapped", HALVES, "pack(rounded[0], rounded[1])", "pack(rounded[1], rounded[0])"),
-    Mutation("halves: pairs swapped", HALVES, "pack(rounded[2], rounded[3])", "pack(rounded[0], rounded[1])"),
+    Mutation("halves: no channels of zeros", ROUNDING, "if (channel + e < p.channels) values", "values"),
+    Mutation("halves: no vectors of zeros", ROUNDING, "if (channel < p.channels) {", "{"),
+    Mutation("halves: no rows of zeros", ROUNDING, "if (row < p.rows) {", "{"),
+    Mutation("halves: rows as wide as padded", ROUNDING, "from + row * p.channels", "from + row * p.padded_channels"),
+    Mutation("halves: neighbours swapped", ROUNDING, "pack(rounded[0], rounded[1])", "pack(rounded[1], rounded[0])"),
+    Mutation("halves: pairs swapped", ROUNDING, "pack(rounded[2], rounded[3])", "pack(rounded[0], rounded[1])"),
     Mutation("halves: one thread too many", HALVES, "if (i < first_count)", "if (i <= first_count)"),
     Mutation("halves: second too long", HALVES, "i - first_count < second_count", "i - first_count <= second_count"),
     Mutation("halves: second one too far", HALVES, "<int>(i - first_count)", "<int>(i - first_count + 1)"),
@@ -269,23 +275,185 @@ MUTATIONS = [
         "warp % 2 * WARP_M, warp_column = warp / 2 * WARP_N",
         "warp / 2 * WARP_M, warp_column = warp % 2 * WARP_N",
     ),
-    Mutation("halves: padding written to y", HALVES, "pass.columns = channels;\n  product(pass, x", "product(pass, x"),
-    Mutation("halves: padding written to gx", HALVES, "  pass.columns = channels;\n  if (blockIdx", "  if (blockIdx"),
-    Mutation("halves: sums of padded filters", HALVES, "i / channels * g.c + i % channels", "i"),
+    Mutation(
+        "halves: padding written to y", PASSES_16, "pass.columns = channels;\n  product(pass, x", "product(pass, x"
+    ),
+    Mutation(
+        "halves: padding written to gx", PASSES_16, "  pass.columns = channels;\n  if (blockIdx", "  if (blockIdx"
+    ),
+    Mutation("halves: sums of padded filters", PASSES_16, "i / channels * g.c + i % channels", "i"),
     Mutation(
         "halves: slices not padded",
-        HALVES,
+        PASSES_16,
         "g.r * g.s * g.c;\n  const float* const first",
         "g.r * g.s * channels;\n  const float* const first",
     ),
-    Mutation("halves: last slice lost", HALVES, "slice < slices;", "slice < slices - 1;"),
-    Mutation("halves: always class 0", HALVES, "pass(g, blockIdx.z);", "pass(g, 0);"),
+    Mutation("halves: last slice lost", PASSES_16, "slice < slices;", "slice < slices - 1;"),
+    Mutation("halves: always class 0", PASSES_16, "pass(g, blockIdx.z);", "pass(g, 0);"),
     Mutation(
         "halves: one place for all slices",
-        HALVES,
+        PASSES_16,
         "= partial + static_cast<long long>(blockIdx.z) *",
         "= partial + 0ll *",
     ),
+    # -- 9, 10: products of warpgroups
+    Mutation(
+        "warpgroups: not swizzled", WARPGROUPS, "row * 64 + ((column / 8 ^ row % 8) * 8", "row * 64 + (column / 8 * 8"
+    ),
+    Mutation(
+        "warpgroups: packed as if not swizzled",
+        WARPGROUPS,
+        "(i / 8 % 8 ^ row % 8) * 8 + i % 8",
+        "i / 8 % 8 * 8 + i % 8",
+    ),
+    Mutation("warpgroups: swizzled by other rows", WARPGROUPS, "(column / 8 ^ row % 8)", "(column / 8 ^ row / 8)"),
+    Mutation(
+        "warpgroups: blocks overlap", WARPGROUPS, "return line / 64 * BLOCK + row", "return line / 64 * BLOCK / 2 + row"
+    ),
+    Mutation(
+        "warpgroups: lines and steps swapped",
+        WARPGROUPS,
+        "const int row = by_lines ? step",
+        "const int row = !by_lines ? step",
+    ),
+    Mutation(
+        "warpgroups: packed in the other majorness", WARPGROUPS, "return by_lines ? Place", "return !by_lines ? Place"
+    ),
+    Mutation("warpgroups: steps as if by depth", WARPGROUPS, "(by_lines ? step * 64 : step)", "step"),
+    Mutation("warpgroups: no distance of lines", WARPGROUPS, "by_lines ? BLOCK * 2 : 16,", "16,"),
+    Mutation("warpgroups: stride of 4 rows", WARPGROUPS, ", 8 * 128);", ", 4 * 128);"),
+    Mutation("warpgroups: one warpgroup's lines for all", WARPGROUPS, "warpgroup * 64, step),", "0, step),"),
+    Mutation(
+        "warpgroups: wrong majorness of A",
+        WARPGROUPS,
+        "<TileA::by_lines, TileB::by_lines>",
+        "<1 - TileA::by_lines, TileB::by_lines>",
+    ),
+    Mutation(
+        "warpgroups: wrong majorness of B",
+        WARPGROUPS,
+        "<TileA::by_lines, TileB::by_lines>",
+        "<TileA::by_lines, 1 - TileB::by_lines>",
+    ),
+    Mutation(
+        "warpgroups: ring not aligned",
+        WARPGROUPS,
+        "memory + (-shared_address(memory) & (ALIGNMENT - 1))",
+        "memory + 0 * shared_address(memory)",
+    ),
+    Mutation("warpgroups: half of the depth", WARPGROUPS, "step < BK; step += 16", "step < BK / 2; step += 16"),
+    Mutation(
+        "warpgroups: no fence of the copies",
+        WARPGROUPS,
+        "    fence_proxy_async();          // and wgmma",
+        "    // and wgmma",
+    ),
+    Mutation(
+        "warpgroups: mbarriers not fenced",
+        WARPGROUPS,
+        "mbarrier_init(&full[slot], 1);\n    fence_proxy_async();",
+        "mbarrier_init(&full[slot], 1);",
+    ),
+    Mutation("warpgroups: no barrier", WARPGROUPS, "    __syncthreads();              // so have", "    // so have"),
+    Mutation(
+        "warpgroups: waits for one group too few", WARPGROUPS, "cp_async_wait<STAGES - 3>", "cp_async_wait<STAGES - 2>"
+    ),
+    Mutation(
+        "warpgroups: no wait for the TMA unit",
+        WARPGROUPS,
+        "    mbarrier_wait(&full[tile % STAGES], tile / STAGES % 2);\n",
+        "",
+    ),
+    Mutation("warpgroups: always phase 0", WARPGROUPS, "tile / STAGES % 2);", "0);"),
+    Mutation("warpgroups: the other phase", WARPGROUPS, "tile / STAGES % 2);", "1 - tile / STAGES % 2);"),
+    Mutation(
+        "warpgroups: too few bytes expected",
+        WARPGROUPS,
+        "mbarrier_arrive_expect(full, SIZE * 2)",
+        "mbarrier_arrive_expect(full, SIZE)",
+    ),
+    Mutation(
+        "warpgroups: half a tile copied", WARPGROUPS, "first + tile * pitch, SIZE * 2,", "first + tile * pitch, SIZE,"
+    ),
+    Mutation("warpgroups: every thread copies", WARPGROUPS, "    if (threadIdx.x != 0) return;\n", ""),
+    Mutation("warpgroups: slot still in use", WARPGROUPS, "copy(tile + STAGES - 2);", "copy(tile + STAGES - 1);"),
+    Mutation("warpgroups: slot of products under way", WARPGROUPS, "wgmma_wait<1>(sums)", "wgmma_wait<2>(sums)"),
+    Mutation("warpgroups: no wait in the loop", WARPGROUPS, "    wgmma_wait<1>(sums);", "    "),
+    Mutation("warpgroups: no last wait", WARPGROUPS, "  wgmma_wait<0>(sums);\n", ""),
+    Mutation("warpgroups: last wait too lax", WARPGROUPS, "  wgmma_wait<0>(sums);\n", "  wgmma_wait<1>(sums);\n"),
+    Mutation("warpgroups: no fence of registers", WARPGROUPS, "    wgmma_fence();\n", ""),
+    Mutation("warpgroups: no commit", WARPGROUPS, "    wgmma_commit();\n", ""),
+    Mutation(
+        "warpgroups: no empty groups at the end",
+        WARPGROUPS,
+        "    cp_async_commit();",
+        "    if (tile < tiles) cp_async_commit();",
+    ),
+    Mutation(
+        "warpgroups: a tile too few ahead",
+        WARPGROUPS,
+        "tile < STAGES - 2; tile++) copy",
+        "tile < STAGES - 3; tile++) copy",
+    ),
+    Mutation("warpgroups: copies behind the end", WARPGROUPS, "if (tile < tiles) {", "if (tile <= tiles) {"),
+    Mutation(
+        "warpgroups: last tile lost", WARPGROUPS, "ceil_div(pass.end - pass.begin, BK)", "(pass.end - pass.begin) / BK"
+    ),
+    Mutation("warpgroups: dense tiles of class 0", WARPGROUPS, "blockIdx.z * gridDim.y + blockIdx.y", "blockIdx.y"),
+    Mutation("warpgroups: dense tiles without classes", WARPGROUPS, "gridDim.z * gridDim.y", "gridDim.y"),
+    Mutation("warpgroups: every slice begins at 0", WARPGROUPS, "(begin / BK * count + number)", "number"),
+    Mutation(
+        "warpgroups: classes before depth",
+        WARPGROUPS,
+        "choose(rest % packing.classes)",
+        "choose(rest / packing.depth_tiles)",
+    ),
+    Mutation(
+        "warpgroups: packed lines of tile 0", WARPGROUPS, "tile % packing.line_tiles * LINES + at.line", "at.line"
+    ),
+    Mutation("warpgroups: packed depth of tile 0", WARPGROUPS, "rest / packing.classes * BK + at.step", "at.step"),
+    Mutation(
+        "warpgroups: packed without zeros",
+        WARPGROUPS,
+        "index < 0 ? make_uint2(0, 0) : four_rounded(second, second_padding, index /",
+        "four_rounded(second, second_padding, max(index, 0) /",
+    ),
+    Mutation(
+        "warpgroups: packed beyond the depth",
+        WARPGROUPS,
+        "dense.step(depth, pass.end))",
+        "dense.step(depth, depth + 1))",
+    ),
+    Mutation(
+        "warpgroups: one thread too many packs",
+        WARPGROUPS,
+        "thread - rounded_fours < packed_fours",
+        "thread - rounded_fours <= packed_fours",
+    ),
+    Mutation(
+        "warpgroups: one thread too many rounds",
+        WARPGROUPS,
+        "if (thread < rounded_fours)",
+        "if (thread <= rounded_fours)",
+    ),
+    Mutation("warpgroups: halves of C swapped", WARPGROUPS, "half * 2 + e]", "e * 2 + half]"),
+    Mutation(
+        "warpgroups: rows of warps swapped",
+        WARPGROUPS,
+        "warp * 16 + lane / 4 + half * 8",
+        "warp * 8 + lane / 4 + half * 32",
+    ),
+    Mutation("warpgroups: rows unguarded", WARPGROUPS, "if (row >= pass.rows) continue;", ""),
+    Mutation("warpgroups: a column too many", WARPGROUPS, "if (column < pass.columns)", "if (column <= pass.columns)"),
+    Mutation("warpgroups: bias of the row", WARPGROUPS, "bias ? bias[column]", "bias ? bias[row % pass.columns]"),
+    Mutation("ptx: descriptor without a swizzle", PTX, " | 1ull << 62;", ";"),
+    Mutation(
+        "ptx: lead and stride swapped",
+        PTX,
+        "encode(lead) << 16 | encode(stride) << 32",
+        "encode(lead) << 32 | encode(stride) << 16",
+    ),
+    Mutation("ptx: address in bytes", PTX, "return encode(address) |", "return address |"),
 ]
 
 

@@ -98,6 +98,21 @@ def test_too_much_static_shared_memory_fails(tmp_path, capsys):
     assert "80000 bytes of static shared memory; above 49152 use DYN_SHARED" in capsys.readouterr().out
 
 
+@needs_nvrtc
+def test_products_of_warpgroups_run_beside_each_other(tmp_path):
+    """Where a thread touches accumulators before the wait, the compiler makes each product wait for the last one."""
+    text, results = (HERE / "wgmma.cu").read_text(), []
+    end = "B_BY_LINES ? 8192 : 16, 1024));\n"
+    for name, new in (("right", end), ("touched", end + "    sums[3] += 1;\n")):
+        assert text.count(end) == 1
+        path = tmp_path / f"{name}.cu"
+        path.write_text(text.replace(end, new))
+        results.append(check.check_one(load(path), load(path).variants[0], "90a"))
+    assert not isinstance(results[0], check.Failure)
+    assert isinstance(results[1], check.Failure)
+    assert "serialized due to" in results[1].message
+
+
 def test_wrong_requests(capsys):
     assert check.main(sources(), ["sm_80"], None) == 2
     assert "--arch: expected e.g. 80,90a, got sm_80" in capsys.readouterr().out

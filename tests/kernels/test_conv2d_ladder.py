@@ -10,7 +10,7 @@ and more.
 TF32 inputs are rounded to 11 significant bits, so each is off by 2^-11 of itself at most, 2^-11 / sqrt(3) on average
 over the mantissas, and a product of two by 2^-11 sqrt(2 / 3): together 0.82 * 2^-11 s; six times that, 5 * 2^-11 s, is
 allowed. fp16 has 11 significant bits too, bf16 has 8: 5 * 2^-8 s. Compared with the reference of inputs that were
-rounded in the same way, rungs 6 to 8 have to be as exact as the others: a product of two of these numbers has at most
+rounded in the same way, rungs 6 to 10 have to be as exact as the others: a product of two of these numbers has at most
 22 significant bits, and is exact in float32.
 """
 
@@ -207,7 +207,7 @@ SIZES = [
     problem((1, 8, 9, 33), (19, 3, 3, 33), 1, "same"),
     problem((2, 7, 8, 20), (68, 3, 3, 20), 1, 1),
     problem((1, 5, 6, 132), (36, 2, 2, 132), 1, "valid"),
-    problem((1, 3, 111, 4), (8, 3, 3, 4), 1, "same"),
+    problem((2, 3, 111, 4), (8, 3, 3, 4), 1, "same"),  # deep enough for slices on every rung
     problem((3, 7, 8, 2), (3, 3, 2, 2), (3, 1), ((2, 0), (1, 3))),  # asymmetric in every way
     problem((2, 9, 7, 12), (4, 2, 1, 12), (3, 2), (1, 0)),  # kernel smaller than the stride: classes without taps
     problem((1, 2, 2, 4), (4, 5, 5, 4), 3, "same"),  # image smaller than the stride: classes without pixels
@@ -318,6 +318,11 @@ def check_nan_stays(what, g, rung, tile):
         result, exact = run(what, g, arrays, **forced(rung, tile)), what.reference(g, *arrays)
         np.testing.assert_array_equal(np.isnan(result), np.isnan(exact))
         first[tuple(at)] = before
+    # One of the other operand may meet the padding's zeros, but stays in its own filter or channel.
+    arrays[1][tuple(n // 2 for n in arrays[1].shape)] = np.nan
+    result, exact = run(what, g, arrays, **forced(rung, tile)), what.reference(g, *arrays)
+    others = (1, 2, 3) if result.shape == g.w_shape else (0, 1, 2)
+    assert not np.any(np.isnan(result).any(others) & ~np.isnan(exact).any(others))
 
 
 @passes
@@ -359,7 +364,7 @@ def test_what_is_chosen_by_default(name):
 
 
 @passes
-@pytest.mark.parametrize("rung", [6, 7, 8])
+@pytest.mark.parametrize("rung", [6, 7, 8, 9, 10])
 def test_against_unrounded_inputs(rung, name):
     what, g, unit = PASSES[name], SIZES[4], UNIT[RUNGS[rung].precision]
     arrays = random_inputs(what, g)
@@ -371,7 +376,7 @@ def test_against_unrounded_inputs(rung, name):
 
 
 @passes
-@pytest.mark.parametrize("rung", [7, 8])
+@pytest.mark.parametrize("rung", [7, 8, 9, 10])
 def test_operands_that_16_bits_cannot_hold(rung, name):
     """Nothing is clipped: what is too large for fp16 becomes infinite, what is too small for it 0; bf16 holds both."""
     what, g = PASSES[name], SIZES[4]
@@ -426,7 +431,7 @@ def test_every_order_of_warps_gives_the_same_bits(rung, tile, name):
 
 @rungs
 def test_split_k_is_deterministic(rung, allocated):
-    g = SIZES[1]
+    g = SIZES[6]
     what = PASSES["weight_grad"]
     arrays = random_inputs(what, g)
     results = []
@@ -475,7 +480,7 @@ def test_inputs_that_are_not_contiguous(rung, name):
 
 
 @passes
-@pytest.mark.parametrize("rung", [4, 5, 6, 7, 8])
+@pytest.mark.parametrize("rung", [4, 5, 6, 7, 8, 9, 10])
 @pytest.mark.parametrize("moved", [(0,), (1,), (0, 1)])
 def test_arrays_that_begin_4_bytes_beside_a_vector(moved, rung, name):
     """They are loaded float by float, in the same order."""
@@ -544,7 +549,7 @@ def test_a_patch_matrix_beyond_int_is_refused_by_rung_2():
         ({0: np.zeros((1, 9, 7, 4), np.float32)}, {}, r"input: expected \(1, 9, 7, 8\) float32, got \(1, 9, 7, 4\)"),
         ({1: np.zeros((20, 4, 4, 8))}, {}, r"weight: expected \(20, 4, 4, 8\) float32, got .* float64"),
         ({2: np.zeros(19, np.float32)}, {}, r"bias: expected \(20,\) float32, got \(19,\)"),
-        ({}, {"rung": max(conv2d_cuda.RUNGS) + 1}, r"there is no rung \d; there are 1, 2, 3"),
+        ({}, {"rung": max(conv2d_cuda.RUNGS) + 1}, r"there is no rung \d+; there are 1, 2, 3"),
         ({}, {"precision": "int8"}, "expected a precision of float32, tf32, bf16, fp16, got 'int8'"),
         ({0: np.zeros((1, 9, 7, 8))}, {"rung": 7}, "rung 7 is for float32 from sm_80 on, got float64"),
         ({0: np.zeros((1, 9, 7, 8), np.float16)}, {}, "expected float32 or float64, got float16"),
@@ -584,6 +589,20 @@ def test_old_cards_have_no_asynchronous_copies(monkeypatch):
     assert_right(PASSES["forward"], SIZES[2], arrays, run(PASSES["forward"], SIZES[2], arrays, precision="tf32"))
 
 
+def test_warpgroup_products_are_for_sm_90_and_by_name_only(monkeypatch):
+    arrays = random_inputs(PASSES["forward"], SIZES[2])
+    for arch in (75, 80, 89, 100, 120):
+        monkeypatch.setattr(conv2d_cuda, "architecture", lambda device, arch=arch: arch)
+        for rung in (9, 10):
+            message = f"rung {rung} is for float32 on sm_90 only, got float32 on sm_{arch}"
+            with pytest.raises(ValueError, match=message):
+                run(PASSES["forward"], SIZES[2], arrays, rung=rung)
+    large = problem((64, 32, 32, 128), (256, 5, 5, 128), 2, "same")
+    for arch in (80, 90, 100):
+        for precision in ROUNDED:
+            assert choose_rung(large, "float32", arch, precision) < 9
+
+
 def test_which_rung_and_tile():
     large, image = (
         problem((64, 32, 32, 128), (256, 5, 5, 128), 2, "same"),
@@ -600,7 +619,7 @@ def test_which_rung_and_tile():
         assert choose_tile(rung, 64 * 16 * 16, 256, (4, 4))[0].bm == 128
         assert choose_tile(rung, 64 * 16 * 16, 256, (4, 1))[0].bm == 64  # its 128 has no narrow loads
         assert choose_tile(rung, 64, 256, (4, 4))[0].bm == 64  # too few blocks
-    for rung in (7, 8):
+    for rung in (7, 8, 9, 10):
         assert choose_tile(rung, 64 * 16 * 16, 256, (8, 8))[0].bm == 128
         assert choose_tile(rung, 64 * 16 * 16, 256, (8, 4)) == (RUNGS[rung].tiles[0], (8, 4))
         assert choose_tile(rung, 64, 256, (8, 8))[0].bm == 64

@@ -426,7 +426,26 @@ def fake_cupy(monkeypatch):
         def get_function(self, name):
             return self.functions.setdefault(name, FakeFunction())
 
-    cuda = type("cuda", (), {"Device": Device, "compiler": type("compiler", (), {"CompileException": OSError})})
+    class Nvrtc:
+        programs, NVRTCError = [], ZeroDivisionError
+        getVersion = staticmethod(lambda: (12, 9))
+
+        @classmethod
+        def createProgram(cls, *settings):
+            cls.programs.append([*settings])
+            return len(cls.programs) - 1
+
+        @classmethod
+        def compileProgram(cls, program, options):
+            cls.programs[program].append(options)
+            1 / ("undeclared" not in cls.programs[program][0])
+
+        getCUBIN = staticmethod(lambda program: b"machine code %d" % program)
+        getProgramLog = staticmethod(lambda program: "undeclared is undefined")
+        destroyProgram = staticmethod(lambda program: Nvrtc.programs[program].append("destroyed"))
+
+    compiler = type("compiler", (), {"CompileException": OSError})
+    cuda = type("cuda", (), {"Device": Device, "compiler": compiler, "nvrtc": Nvrtc})
     module = type("cupy", (), {"ndarray": Array, "cuda": cuda, "RawModule": Module})
     monkeypatch.setattr(kernel_launch, "_cupy", lambda: module)
     for cached in (kernel_launch._cuda_module, kernel_launch._cuda_function):
@@ -465,8 +484,39 @@ def test_cuda_refusals(fake_cupy):
     with pytest.raises(ValueError, match="blocks of 1024 threads, but its registers or __launch_bounds__ allow 512"):
         scale(x, x, x, device="cuda", block=1024)
     fake_cupy.cuda.Device.compute_capability = "75"
-    with pytest.raises(KernelError, match=r"requires sm_80, but for 'cuda:0' CuPy compiles for sm_75"):
+    with pytest.raises(KernelError, match=r"requires sm_80, but 'cuda:0' is an sm_75"):
         launch(HERE / "bugs.cu", "racy_blocks", 1, 1, [x], device="cuda")
+
+
+def test_code_for_sm_90a_is_compiled_here_and_loaded_by_cupy(fake_cupy, tmp_path, monkeypatch):
+    """CuPy compiles for sm_90 alone; so NVRTC is asked for sm_90a, once, and the cubin stays in the cache."""
+    monkeypatch.setenv("MINIGAN_CACHE", str(tmp_path / "cache"))
+    path = empty_kernel(tmp_path, "float* x", "// requires: sm_90a\n")
+    x = f32().view(fake_cupy.ndarray)
+    programs = fake_cupy.cuda.nvrtc.programs
+    for capability in ("80", "89", "100", "120"):
+        fake_cupy.cuda.Device.compute_capability = capability
+        with pytest.raises(KernelError, match=rf"requires sm_90a, but 'cuda:0' is an sm_{capability}; choose another"):
+            launch(path, "f", 1, 1, [x], device="cuda")
+    fake_cupy.cuda.Device.compute_capability = "90"
+    assert programs == []
+    for _ in range(2):
+        launch(path, "f", 1, 1, [x], device="cuda")
+        kernel_launch._cuda_module.cache_clear()
+        kernel_launch._cuda_function.cache_clear()
+    options = ("-std=c++17", "-lineinfo", "-ftz=true", "-arch=sm_90a")
+    assert programs == [[read_source(path), str(path), (), (), options, "destroyed"]]
+    (file,) = (tmp_path / "cache" / "cubin").iterdir()
+    assert file.read_bytes() == b"machine code 0"
+    modules = fake_cupy.RawModule.made[-2:]
+    assert [module.settings for module in modules] == [{"path": str(file)}] * 2
+    assert [len(module.functions["f"].launches) for module in modules] == [1, 1]
+
+    path.write_text(path.read_text().replace("{}", "{ *x = undeclared; }"))
+    with pytest.raises(KernelError, match=r"does not compile for sm_90a:\nundeclared is undefined"):
+        launch(path, "f", 1, 1, [x], device="cuda")
+    assert programs[-1][-1] == "destroyed"
+    assert [*(tmp_path / "cache" / "cubin").iterdir()] == [file]
 
 
 @pytest.mark.cuda

@@ -1,0 +1,223 @@
+// wgmma.mma_async: D[64][N] += A[64][16] * B[16][N] by the four warps of a warpgroup, both operands in shared memory,
+// named by descriptors. Each warp makes 16 rows, so that a warp's products are computed by themselves.
+//
+// A product is asynchronous. Its accumulators are NaN until a wait for its group, and its operands are read when it is
+// issued (even seeds: shows operands that are not there yet) or only at that wait (odd seeds: shows operands that are
+// overwritten before).
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include "numbers.h"
+#include "runtime.h"
+
+namespace emulator {
+
+namespace {
+
+constexpr int kMaxColumns = 256;
+
+struct Accumulators {
+  float* registers[32];  // of the lanes
+  int columns, in_flight;
+  float values[16][kMaxColumns];
+};
+
+struct Operands {
+  float* d;
+  Half format;
+  int columns;
+  unsigned long long a, b;
+  bool a_by_lines, b_by_lines;
+
+  bool same_as(const Operands& o) const {  // d is each lane's own
+    return format == o.format && columns == o.columns && a == o.a && b == o.b && a_by_lines == o.a_by_lines &&
+           b_by_lines == o.b_by_lines;
+  }
+};
+
+struct Product {
+  Operands operands;
+  Accumulators* accumulators;
+};
+
+struct WarpState {
+  std::vector<std::unique_ptr<Accumulators>> accumulators;  // those that products are under way for
+  std::vector<Product> products;                            // the oldest first
+  std::vector<unsigned> group_sizes;                        // of committed ones
+  std::vector<Operands> issued;                             // all of them in this block
+  bool fenced = false;  // registers may be used by products, until the next wait hands some back
+};
+
+std::vector<WarpState> states;
+
+unsigned warp_number() { return thread_number() / 32; }
+
+// ---- descriptors ----------------------------------------------------------------------------------------------------
+
+// Lines x 16 numbers out of shared memory as a descriptor says. "Canonical layouts" of the PTX manual, 128-byte
+// swizzle: rows of 128 bytes, in whose address bits 4 to 6 are xored with bits 7 to 9.
+//   by depth (K-major):  line l is row l % 8 of group l / 8, `stride` bytes apart; its 16 steps lie side by side
+//   by lines (MN-major): step k is row k % 8 of group k / 8, `stride` bytes apart; 64 lines lie side by side in it, and
+//                        the next 64 are `lead` bytes further
+template <float (*widen)(unsigned short)>
+void read_matrix(unsigned long long descriptor, bool by_lines, int first, int lines, float (*out)[kMaxColumns]) {
+  unsigned start = (descriptor & 0x3fff) << 4, lead = (descriptor >> 16 & 0x3fff) << 4;
+  unsigned stride = (descriptor >> 32 & 0x3fff) << 4;
+  if (descriptor >> 62 != 1) fail("wgmma: the emulator knows the 128-byte swizzle (1) only, not mode %llu",
+                                  descriptor >> 62);
+  if (descriptor >> 49 & 7) fail("wgmma: the emulator knows no base offset, so swizzled rows begin at 1024 bytes");
+  auto eight = [&](unsigned address) {
+    return reinterpret_cast<const unsigned short*>(async_view(address ^ (address >> 3 & 0x70), 16));
+  };
+  for (int line = first; line < first + lines; line += by_lines ? 8 : 1)
+    for (int step = 0; step < 16; step += by_lines ? 1 : 8) {
+      const unsigned short* numbers =
+          by_lines ? eight(start + line / 8 % 8 * 16 + line / 64 * lead + step % 8 * 128 + step / 8 * stride)
+                   : eight(start + line % 8 * 128 + line / 8 * stride + step * 2);
+      for (int i = 0; i < 8; i++)
+        out[by_lines ? step : step + i][line - first + (by_lines ? i : 0)] = widen(numbers[i]);
+    }
+}
+
+float widen_bf16(unsigned short bits) { return as_float(static_cast<unsigned>(bits) << 16); }
+
+template <float (*widen)(unsigned short)>
+void compute(const Product& product, unsigned warp) {
+  static float a[16][kMaxColumns], b[16][kMaxColumns];  // [step][line]
+  const Operands& o = product.operands;
+  read_matrix<widen>(o.a, o.a_by_lines, warp % 4 * 16, 16, a);
+  read_matrix<widen>(o.b, o.b_by_lines, 0, o.columns, b);
+  for (int i = 0; i < 16; i++)
+    for (int k = 0; k < 16; k++)
+      for (int j = 0; j < o.columns; j++) product.accumulators->values[i][j] += a[k][i] * b[k][j];
+}
+
+void compute(const Product& product, unsigned warp) {
+  product.operands.format == Half::bf16 ? compute<widen_bf16>(product, warp) : compute<widen_fp16>(product, warp);
+}
+
+// ---- accumulators ---------------------------------------------------------------------------------------------------
+
+// Calls use(register, value) for all: lane l holds rows l / 4 and l / 4 + 8, of each 8 columns 2 (l % 4) and the next.
+template <class Use>
+void each_register(Accumulators& accumulators, Use use) {
+  for (int lane = 0; lane < 32; lane++)
+    for (int i = 0; i < accumulators.columns / 2; i++)
+      use(accumulators.registers[lane][i],
+          accumulators.values[lane / 4 + i / 2 % 2 * 8][i / 4 * 8 + lane % 4 * 2 + i % 2]);
+}
+
+Accumulators& accumulators_of(WarpState& state, void** operands, int columns) {
+  float* const first = static_cast<Operands*>(operands[0])->d;
+  for (auto& known : state.accumulators)
+    if (known->registers[0] == first) {
+      if (known->columns != columns) fail("wgmma: products of two shapes for the same accumulators, without a wait");
+      return *known;
+    }
+  if (!state.fenced) fail("wgmma: no wgmma_fence() since the accumulators were the threads' own");
+  auto made = std::make_unique<Accumulators>();
+  made->columns = columns;
+  made->in_flight = 0;
+  for (int lane = 0; lane < 32; lane++) made->registers[lane] = static_cast<Operands*>(operands[lane])->d;
+  each_register(*made, [](float& own, float& value) {
+    value = own;
+    own = as_float(0x7fc00000u);
+  });
+  state.accumulators.push_back(std::move(made));
+  return *state.accumulators.back();
+}
+
+// ---- instructions of a warp -----------------------------------------------------------------------------------------
+
+void all_lanes(unsigned lanes, const char* name) {
+  if (lanes != 0xffffffffu) fail("%s needs all 32 lanes, has 0x%08x", name, lanes);
+  if (warp_number() / 4 * 128 + 128 > thread_count_of_block())
+    fail("%s needs warpgroups of 128 threads, the block has %u threads", name, thread_count_of_block());
+}
+
+void execute_issue(void** operands, unsigned lanes) {
+  all_lanes(lanes, "wgmma.mma_async");
+  const Operands& o = *static_cast<Operands*>(operands[0]);
+  for (int lane = 1; lane < 32; lane++)
+    if (!o.same_as(*static_cast<Operands*>(operands[lane])))
+      fail("wgmma: lanes 0 and %d of a warp give different descriptors", lane);
+  WarpState& state = states[warp_number()];
+  state.issued.push_back(o);
+  for (unsigned warp = warp_number() / 4 * 4, end = warp + 4; warp < end; warp++) {
+    const std::vector<Operands>& other = states[warp].issued;
+    if (other.size() >= state.issued.size() && !o.same_as(other[state.issued.size() - 1]))
+      fail("wgmma: warps %u and %u of a warpgroup give different descriptors", warp_number(), warp);
+  }
+  Accumulators& accumulators = accumulators_of(state, operands, o.columns);
+  accumulators.in_flight++;
+  state.products.push_back({o, &accumulators});
+  if (!copies_land_early()) compute(state.products.back(), warp_number());
+}
+
+void execute_fence(void**, unsigned lanes) {
+  all_lanes(lanes, "wgmma.fence");
+  states[warp_number()].fenced = true;
+}
+
+unsigned committed(const WarpState& state) {
+  unsigned count = 0;
+  for (unsigned size : state.group_sizes) count += size;
+  return count;
+}
+
+void execute_commit(void**, unsigned lanes) {
+  all_lanes(lanes, "wgmma.commit_group");
+  WarpState& state = states[warp_number()];
+  state.group_sizes.push_back(state.products.size() - committed(state));
+}
+
+void execute_wait(void** operands, unsigned lanes) {
+  all_lanes(lanes, "wgmma.wait_group");
+  WarpState& state = states[warp_number()];
+  size_t pending = *static_cast<int*>(operands[0]);
+  while (state.group_sizes.size() > pending) {
+    for (unsigned i = 0; i < state.group_sizes.front(); i++) {
+      if (copies_land_early()) compute(state.products[i], warp_number());
+      state.products[i].accumulators->in_flight--;
+    }
+    state.products.erase(state.products.begin(), state.products.begin() + state.group_sizes.front());
+    state.group_sizes.erase(state.group_sizes.begin());
+  }
+  std::erase_if(state.accumulators, [&](auto& done) {
+    if (done->in_flight) return false;
+    each_register(*done, [](float& own, float& value) { own = value; });
+    state.fenced = false;
+    return true;
+  });
+}
+
+}  // namespace
+
+void begin_block_products() {
+  states.clear();
+  states.resize((thread_count_of_block() + 31) / 32);
+}
+
+const char* end_block_products() {
+  for (size_t warp = 0; warp < states.size(); warp++) {
+    if (!states[warp].products.empty()) return "ends while a wgmma that nobody waited for is under way";
+    if (states[warp].issued.size() != states[warp / 4 * 4].issued.size())
+      return "the warps of a warpgroup have executed different numbers of wgmma";
+  }
+  return nullptr;
+}
+
+void multiply_async(Half format, float* d, int columns, unsigned long long a, unsigned long long b, bool a_by_lines,
+                    bool b_by_lines) {
+  Operands operands = {d, format, columns, a, b, a_by_lines, b_by_lines};
+  collective("wgmma.mma_async", execute_issue, 0xffffffffu, &operands);
+}
+
+void fence_warpgroup() { collective("wgmma.fence", execute_fence, 0xffffffffu, nullptr); }
+void commit_products() { collective("wgmma.commit_group", execute_commit, 0xffffffffu, nullptr); }
+void wait_for_products(int pending_groups) {
+  collective("wgmma.wait_group", execute_wait, 0xffffffffu, &pending_groups);
+}
+
+}  // namespace emulator
