@@ -202,7 +202,7 @@ def keep_memory() -> None:
     glibc returns large blocks, and the next step's arrays then come page by page, each with a call into the system, as
     many at a time as there are threads. Other libraries are left as they are.
     """
-    library = ctypes.CDLL(None) if os.name == "posix" else None
+    library: Any = ctypes.CDLL(None) if os.name == "posix" else None
     if hasattr(library, "mallopt"):
         trim_threshold, mmap_threshold = -1, -3  # malloc.h
         library.mallopt(mmap_threshold, 1 << 30)
