@@ -78,7 +78,7 @@ class Linear(Op):
     """
 
     def forward(self, x: Array, w: Array) -> Array:
-        return product(self.device, x, w.T)
+        return product(self.device, x, w.transpose())
 
     def backward(self, gy: Tensor) -> tuple[Tensor | None, ...]:
         x, w = self.inputs
