@@ -19,10 +19,9 @@ from minigan.ops import conv2d_winograd as winograd
 from minigan.ops.conv2d import Conv2d, Conv2dInputGrad, Conv2dWeightGrad
 from minigan.ops.geometry import Geometry
 
-ROOT = Path(__file__).resolve().parents[2]
 # The layers of the five systems and the derivation of the error are the benchmarks', the presets are the examples'.
-sys.path.insert(0, str(ROOT / "benchmarks"))
-sys.path.insert(0, str(ROOT / "examples"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
 
 import began_faces
 import convolutions as conv
@@ -255,7 +254,7 @@ def test_larger_strides() -> None:
 # One that suits, by blocks and by parts of channels, strides 1 and 2, in float32 and as the module's constants are.
 SUITING = {
     "blocks, stride 1": geometry.convolution("test", (4, 33, 31, 40), (48, 3, 3, 40), 1, "same"),
-    "blocks, stride 2": geometry.convolution("test", (3, 63, 62, 40), (48, 5, 5, 40), 2, "same"),
+    "blocks, stride 2": geometry.convolution("test", (5, 63, 62, 40), (48, 5, 5, 40), 2, "same"),
     "parts, stride 1": geometry.convolution("test", (9, 14, 15, 64), (100, 5, 5, 64), 1, "same"),
     "parts, stride 2": geometry.convolution("test", (5, 31, 29, 64), (90, 4, 4, 64), 2, "same"),
 }
@@ -509,7 +508,7 @@ def test_a_value_that_is_not_finite_stays_in_the_tiles_that_read_it(name: str, v
         firsts = {first for first in windows if first % winograd.TILE == 0}
         reading.append(np.array([p // winograd.TILE * winograd.TILE in firsts for p in range(outputs)]))
     tiles = np.outer(*reading)
-    assert 0 < tiles.sum() < tiles.size / 4
+    assert 0 < tiles.sum() < tiles.size / 3
     others = np.ones(g.y_shape, bool)
     others[1, tiles] = False
     assert_same(after[others], before[others])
@@ -529,7 +528,9 @@ def test_a_value_that_is_not_finite_stays_in_the_tiles_that_read_it(name: str, v
     gw, gw_before = winograd.weight_grad(spoilt, a["gy"], g), winograd.weight_grad(a["x"], a["gy"], g)
     kept = np.arange(g.c) != 5
     assert_same(gw[..., kept], gw_before[..., kept])
-    assert not np.isfinite(gw[..., 5]).any()
+    for r in range(g.r):
+        if (at[1] + g.top - r) % g.stride_h == 0 == (at[2] + g.left - r) % g.stride_w:  # that read it
+            assert not np.isfinite(gw[:, r, r, 5]).any()
     gw = winograd.weight_grad(a["x"], spoilt_gy, g)
     kept = np.arange(g.k) != 5
     assert_same(gw[kept], gw_before[kept])
