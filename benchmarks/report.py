@@ -31,8 +31,8 @@ class Result:
     """One competitor on one pass of one problem.
 
     error: the largest, in units of the tolerance; None if it was not looked at. peer: the competitor it is compared
-    with, None for a peer. chosen: minigan takes this one when none is named. winograd: it is minigan's filtering of that
-    name, which has a tolerance of its own.
+    with, None for a peer. chosen: minigan takes this one when none is named. winograd: it is filtering of that name,
+    which has a tolerance of its own.
     """
 
     problem: Problem

@@ -143,13 +143,13 @@ def geometries(r: int, stride: int) -> list[Geometry]:
     ]
 
 
-# The module's constants that lead each way, and how many pieces a geometry with many of everything is then cut into.
+# The module's constants that lead each way.
 WAYS: dict[str, dict[str, int]] = {
     "one block": {"FEW_TILES": 0, "FILTER_BYTES": 1 << 60, "BLOCK_TILES": 1 << 30, "INPUT_BYTES": 1 << 60},
     "a block for each row of tiles": {"FEW_TILES": 0, "FILTER_BYTES": 1 << 60, "BLOCK_TILES": 1, "BLOCK_BYTES": 0},
     "parts of channels, for few tiles": {"FEW_TILES": 1 << 30, "PART_BYTES": 0, "PART_CHANNELS": 1},
     "parts of channels, for large filters": {"FEW_TILES": 0, "FILTER_BYTES": 0, "PART_BYTES": 0, "PART_CHANNELS": 1},
-    "one part": {"FEW_TILES": 1 << 30, "PART_BYTES": 1 << 60, "PART_CHANNELS": 1 << 30},
+    "as the constants are": {},
     "parts of the weight gradient": {"WIDE_CHANNELS": 7, "PART_BYTES": 0},
     "parts of its input": {"INPUT_BYTES": 0},
     "parts of both, all cut for the threads": {
@@ -194,7 +194,7 @@ def test_each_way_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
         "a block for each row of tiles": {"block": [4, 4], **weight},
         "parts of channels, for few tiles": {"part": [3, 3], **weight},
         "parts of channels, for large filters": {"part": [3, 3], **weight},
-        "one part": {"part": [3, 3], **weight},
+        "as the constants are": {"part": [3, 3], **weight},
         "parts of the weight gradient": {"part": [3, 3], "to_taps": [1] * 7, "products": [7]},
         "parts of its input": {"part": [3, 3], "to_taps": [1] * 4, "products": [4]},
         "parts of both, all cut for the threads": {
@@ -411,18 +411,22 @@ def test_errors_in_float32(layer: str, name: str) -> None:
 
 @pytest.mark.parametrize("taps", TAPS)
 def test_the_points_are_a_good_choice(taps: int) -> None:
-    """The amplification of two popular sets of points is larger: 0, 1, -1, 2 (and -2), and whole numbers from 0 on."""
+    """No other half or whole number in the place of one of them makes the errors smaller by 15 %, as derived."""
     g = geometry.convolution("test", (1, 32, 32, 64), (64, taps, taps, 64), 1, "same")
-    ours = [conv.winograd_error(g, name)[0] for name in conv.PASSES]
     chosen = winograd.POINTS[taps]
-    others = [(0, 1, -1, 2, -2)[: len(chosen)], tuple(range(len(chosen)))]
-    for points in others:
-        winograd.transform.cache_clear()
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(winograd.POINTS, taps, points)
-            theirs = [conv.winograd_error(g, name)[0] for name in conv.PASSES]
-        winograd.transform.cache_clear()
-        assert sum(theirs) > sum(ours)
+    assert chosen[0] == 0
+    errors = {}
+    with pytest.MonkeyPatch.context() as patch:
+        for i in range(1, len(chosen)):
+            for point in (chosen[i], *(sign * n / 2 for n in range(1, 7) for sign in (1, -1))):
+                points = (*chosen[:i], point, *chosen[i + 1 :])
+                if len(set(points)) == len(points):
+                    winograd.transform.cache_clear()
+                    patch.setitem(winograd.POINTS, taps, points)
+                    errors[points] = conv.winograd_error(g, "forward")[0]
+    winograd.transform.cache_clear()
+    assert len(errors) > 30
+    assert errors[chosen] <= 1.15 * min(errors.values())
 
 
 # ---- threads, layouts, memory, values that are not finite ----------------------------------------------------------
