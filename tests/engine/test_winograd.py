@@ -147,6 +147,9 @@ def geometries(r: int, stride: int) -> list[Geometry]:
 WAYS: dict[str, dict[str, int]] = {
     "one block": {"FEW_TILES": 0, "FILTER_BYTES": 1 << 60, "BLOCK_TILES": 1 << 30, "INPUT_BYTES": 1 << 60},
     "a block for each row of tiles": {"FEW_TILES": 0, "FILTER_BYTES": 1 << 60, "BLOCK_TILES": 1, "BLOCK_BYTES": 0},
+    "blocks of a few rows of tiles, and a rest": {
+        "FEW_TILES": 0, "FILTER_BYTES": 1 << 60, "BLOCK_TILES": 5, "BLOCK_BYTES": 0, "INPUT_BYTES": 2880
+    },
     "parts of channels, for few tiles": {"FEW_TILES": 1 << 30, "PART_BYTES": 0, "PART_CHANNELS": 1},
     "parts of channels, for large filters": {"FEW_TILES": 0, "FILTER_BYTES": 0, "PART_BYTES": 0, "PART_CHANNELS": 1},
     "as the constants are": {},
@@ -192,6 +195,7 @@ def test_each_way_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found == {
         "one block": {"block": [1, 1], **weight},
         "a block for each row of tiles": {"block": [4, 4], **weight},
+        "blocks of a few rows of tiles, and a rest": {"block": [2, 2], "to_taps": [1] * 4, "products": [4]},
         "parts of channels, for few tiles": {"part": [3, 3], **weight},
         "parts of channels, for large filters": {"part": [3, 3], **weight},
         "as the constants are": {"part": [3, 3], **weight},
@@ -218,6 +222,16 @@ def test_primitives(r: int, stride: int, way: str, monkeypatch: pytest.MonkeyPat
             assert_close(actual, expected, rounding("float64"))
         for name, a in arrays.items():
             assert_same(a, before[name])
+
+
+def test_rows_of_tiles_are_cut_without_a_rest() -> None:
+    """Of 3 images of 17 x 9: 5 x 3 tiles each, 15 rows of them."""
+    tiles = winograd._Tiles(3, 17, 9)
+    assert (tiles.h, tiles.w, len(tiles)) == (5, 3, 45)
+    for count, rows in ((0, 1), (3, 1), (8, 2), (12, 4), (21, 7), (45, 15), (1000, 15)):
+        parts = tiles.cut(count)
+        assert [i for part in parts for i in part] == list(range(15))
+        assert len(parts[0]) == rows
 
 
 def test_without_biases() -> None:
@@ -402,7 +416,7 @@ def test_errors_in_float32(layer: str, name: str) -> None:
         return float(np.sqrt((values**2).mean())) / (size * UNIT)
 
     typical, worst = conv.winograd_error(g, name)
-    assert typical / 10 < rms(errors) <= typical
+    assert typical / 16 < rms(errors) <= typical  # far below it only where most of what is read is padding
     assert np.abs(errors).max() <= 24 * worst * size * UNIT
     n = conv.longest_sum(g, name)
     assert rms(plain) <= (n / 6 + 1) ** 0.5
