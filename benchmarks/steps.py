@@ -38,7 +38,7 @@ from timing import CudaTimer, HostTimer, Spread, Work, interleave
 
 import minigan as mg
 from minigan.backend import cuda_index, cupy, default_device, is_cuda, memory_errors, resolve_device
-from minigan.cpu import thread_count
+from minigan.cpu import keep_memory, thread_count
 
 SECONDS, QUICK_SECONDS = 20.0, 0.5
 LEAST_ROUNDS, MOST_ROUNDS = 3, 200
@@ -230,6 +230,7 @@ def memory_of(case: Case, side: str) -> dict[str, int]:
     before = resident("VmRSS")
     with counting:
         if side == "minigan":
+            keep_memory()
             call = minigan_side(build(case), mg.tensor(case.real(), device=case.device)).call
         else:
             step, real = torch_side(case, side, RUN_NUMBERS)
@@ -469,6 +470,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     gpu = cupy() if is_cuda(given.device) else None
     environment = reports.environment(given.device, torch, gpu, options)
     environment["openblas_coretype"] = os.environ.get("OPENBLAS_CORETYPE")
+    keep_memory()  # as minigan's training does; PyTorch has the good of it, too
     start = time.perf_counter()
     rates = product_rate(given.device, given.precision, torch)
     environment["product_operations_per_second"] = rates

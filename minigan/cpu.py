@@ -193,6 +193,19 @@ def scratch(shape: tuple[int, ...], dtype: np.dtype, name: str = "") -> np.ndarr
     return buffer[:size].view(dtype).reshape(shape)
 
 
+def keep_memory() -> None:
+    """Tells the C library not to give freed memory back to the operating system, for a program of many like steps.
+
+    glibc returns large blocks, and the next step's arrays then come page by page, each with a call into the system, as
+    many at a time as there are threads. Other libraries are left as they are.
+    """
+    library = ctypes.CDLL(None) if os.name == "posix" else None
+    if hasattr(library, "mallopt"):
+        trim_threshold, mmap_threshold = -1, -3  # malloc.h
+        library.mallopt(mmap_threshold, 1 << 30)
+        library.mallopt(trim_threshold, (1 << 31) - 1)
+
+
 @cache
 def _openblas() -> tuple[Callable[[], int], Callable[[int], None]] | None:
     """How to read and set the number of threads of the OpenBLAS inside NumPy's wheels; None for another BLAS."""

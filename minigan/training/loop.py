@@ -9,6 +9,7 @@ import numpy as np
 
 import minigan as mg
 from minigan.backend import memory_errors
+from minigan.cpu import keep_memory
 from minigan.data import Batches, DataError
 from minigan.distributed import world
 from minigan.serialization import CheckpointError
@@ -36,6 +37,7 @@ def train(make: Callable[[], System], options: Options[Any], dataset: Dataset) -
     Exit code 0 at the end, 2 for a mistake of the user, 130 or 143 after a signal, when everything is saved. Of many
     ranks (see `minigan.distributed`) each calls it.
     """
+    keep_memory()
     try:
         with closing(_Training(make, options, dataset)) as training:
             number = training.run_to_end()

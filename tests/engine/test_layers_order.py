@@ -41,7 +41,7 @@ ENGINE_LINES = 2500
 # How the devices compute convolutions and batch norm: the counterpart of kernels/, not what a reader of the engine has
 # to know.
 LEAVES = {"conv2d_cpu.py", "conv2d_im2col.py", "conv2d_winograd.py", "conv2d_cuda.py"}
-LEAVES |= {"batch_norm_cpu.py", "batch_norm_cuda.py"}
+LEAVES |= {"winograd.py", "winograd_loops.py", "batch_norm_cpu.py", "batch_norm_cuda.py"}
 
 
 def module_name(path: Path) -> str:
