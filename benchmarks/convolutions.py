@@ -31,7 +31,7 @@ from unittest import mock
 import numpy as np
 
 from minigan.backend import Array, array_module, to_device
-from minigan.ops import conv2d_cpu, conv2d_cuda, conv2d_winograd
+from minigan.ops import conv2d_cpu, conv2d_cuda, conv2d_winograd, winograd
 from minigan.ops.geometry import Geometry
 
 PASSES = ("forward", "input_grad", "weight_grad")
@@ -106,10 +106,10 @@ def _way_back(back: np.ndarray, left: np.ndarray, right: np.ndarray, products: f
 
 
 def winograd_matrices(taps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """B^T (n, n), G (n, taps) and A (n, 4), as `conv2d_winograd` has them, in float64."""
-    t = conv2d_winograd.transform(taps, np.dtype(np.float64))
+    """B^T (n, n), G (n, taps) and A (n, 4), as `winograd.transform` has them, in float64."""
+    t = winograd.transform(taps, np.dtype(np.float64))
     dense = []
-    for matrix, width in ((t.input, t.points), (t.filter, taps), (t.gradient, conv2d_winograd.TILE)):
+    for matrix, width in ((t.input, t.points), (t.filter, taps), (t.gradient, winograd.TILE)):
         full = np.zeros((t.points, width))
         for row, columns, values in zip(full, matrix.columns, matrix.coefficients, strict=True):
             np.add.at(row, columns, values)
@@ -126,33 +126,31 @@ def winograd_error(g: Geometry, name: str) -> tuple[float, float]:
     of the variances of its terms, over s^2; it is the product of the two axes'. Then, in units of (u s)^2:
     - the sums of L products at a point: a (L / 6 + 1);
     - the transforms of both operands, two passes each, where a value is the sum of at most m independent terms: a m / 3
-      for each pass; and a / 3 for each pass with G, whose own coefficients are rounded;
+      for each pass; and a / 3 for each of the two passes with G, whose coefficients are rounded;
     - the way back, along one axis and then along the other: 1 / 3 for each partial sum and each term, of what size they
       have; the terms are not independent (they cancel), so that is computed from their covariances. The first pass's
-      errors are amplified by the second. The weight gradient goes back along both axes in one product.
+      errors are amplified by the second.
     Groups of taps that are not full, and tiles that are not, count as if they were.
     """
-    size, tile = conv2d_winograd._group_size(g.r, g.stride_h), conv2d_winograd.TILE
+    size, tile = winograd.group_size(g.r, g.stride_h), winograd.TILE
     b, filters, gradients = winograd_matrices(size)
-    most = int(np.count_nonzero(b, axis=1).max())
     if name == "weight_grad":
-        tiles = -(-g.p // tile) * -(-g.q // tile)
-        both = (np.kron(m, m) for m in (filters.T, b, gradients))
-        amplified, rounded = _way_back(*both, g.p * g.q / tiles)
-        fixed = 1 + 2 * (most + int(np.count_nonzero(gradients, axis=1).max())) / 3 + 1 / 3
-        variance = (g.n * tiles / 6 + fixed) * amplified + rounded / 3
+        tiles_h, tiles_w = -(-g.p // tile), -(-g.q // tile)
+        length, other, back, outputs = g.n * tiles_h * tiles_w, gradients, filters.T, (g.p / tiles_h, g.q / tiles_w)
     else:
         turned = name == "input_grad"
         if (
             turned and g.stride_h > 1
-        ):  # each remainder of the pixels by itself; that with the most taps has the largest s
-            groups, products = 1, -(-g.r // g.stride_h)
+        ):  # each remainder of the pixels by itself: that with the most taps has the largest s
+            groups, taps = 1, -(-g.r // g.stride_h)
         else:
-            groups, products = g.stride_h * -(-g.r // (g.stride_h * size)), g.r
-        amplified, rounded = _way_back(gradients.T, b, filters, products / groups)
-        fixed = 1 + 2 * (most + size) / 3 + 2 / 3
-        variance = (groups**2 * (g.k if turned else g.c) / 6 + fixed) * np.outer(amplified, amplified)
-        variance += (np.outer(rounded, amplified) + rounded) / 3
+            groups, taps = g.stride_h * -(-g.r // (g.stride_h * size)), g.r
+        length, other, back = groups**2 * (g.k if turned else g.c), filters, gradients.T
+        outputs = taps / groups, taps / groups
+    (high, rounded_h), (wide, rounded_w) = (_way_back(back, b, other, products) for products in outputs)
+    most = sum(int(np.count_nonzero(m, axis=1).max()) for m in (b, other))
+    variance = (length / 6 + 1 + 2 * (most + 1) / 3) * np.outer(high, wide)
+    variance += (np.outer(rounded_h, wide) + rounded_w) / 3
     return float(np.sqrt(variance.mean())), float(np.sqrt(variance.max()))
 
 
