@@ -14,6 +14,11 @@ TF32 rounds both factors of a product by 2^-11 at most, by 0.82 * 2^-11 s togeth
 every precision; a peer's, in 16 bits, are rounded once, by 2^-8 and 2^-11 of themselves at most (bf16 has 8 significant
 bits, fp16 11), and twice that is allowed, for sums made in two rounded parts. Every comparison is written so that NaN
 fails.
+
+Winograd's filtering, which minigan's CPU leaf takes for some layers in float32, adds up fewer products, but larger
+ones than its results: the errors of its sums are amplified, and those of an output come from its whole tile, also where
+the output itself reads little but padding. `winograd_error` derives from the transforms' matrices by how much; 24 times
+that is allowed where `conv2d_winograd.suits` says so, relative to the largest s of a result.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +31,7 @@ from unittest import mock
 import numpy as np
 
 from minigan.backend import Array, array_module, to_device
-from minigan.ops import conv2d_cpu, conv2d_cuda
+from minigan.ops import conv2d_cpu, conv2d_cuda, conv2d_winograd, winograd
 from minigan.ops.geometry import Geometry
 
 PASSES = ("forward", "input_grad", "weight_grad")
@@ -50,6 +55,7 @@ class Precision:
     allow_tf32: bool
     product: float  # error of a product of two inputs, over its size; see the tolerance above
     output: float  # rounding of the peer's output, over itself
+    transforms: float = 0.0  # error of an output by Winograd's filtering, over the largest size
 
 
 PRECISIONS = {
@@ -83,6 +89,77 @@ def longest_sum(g: Geometry, name: str) -> int:
     if name == "input_grad":
         return -(-g.r // g.stride_h) * -(-g.s // g.stride_w) * g.k
     return g.n * g.p * g.q
+
+
+# ---- the error of Winograd's filtering -------------------------------------------------------------------------------
+
+
+def _way_back(back: np.ndarray, left: np.ndarray, right: np.ndarray, products: float) -> tuple[np.ndarray, np.ndarray]:
+    """Of each output, `back` times the products of two transformed operands of variance 1, over its variance:
+
+    the sum of its terms' variances, and the sum of those of all terms and partial sums, point by point.
+    """
+    covariance = (left @ left.T) * (right @ right.T) / products
+    terms = back**2 @ np.diag(covariance)
+    sums = [sum(row[:k] @ covariance[:k, :k] @ row[:k] for k in range(1, len(row) + 1)) for row in back]
+    return terms, terms + sums
+
+
+def winograd_matrices(taps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """B^T (n, n), G (n, taps) and A (n, 4), as `winograd.transform` has them, in float64."""
+    t = winograd.transform(taps, np.dtype(np.float64))
+    dense = []
+    for matrix, width in ((t.input, t.points), (t.filter, taps), (t.gradient, winograd.TILE)):
+        full = np.zeros((t.points, width))
+        for row, columns, values in zip(full, matrix.columns, matrix.coefficients, strict=True):
+            np.add.at(row, columns, values)
+        dense.append(full)
+    return dense[0], dense[1], dense[2]
+
+
+def winograd_error(g: Geometry, name: str) -> tuple[float, float]:
+    """The standard deviation of an output's error, in units of u s, for operands of one variance.
+
+    On average over a tile, and at the tile's worst place. s is the size of an output that reads no padding.
+
+    Roundings by u / sqrt(3) of random signs, as above. Let a be the amplification of an output: the sum over the points
+    of the variances of its terms, over s^2; it is the product of the two axes'. Then, in units of (u s)^2:
+    - the sums of L products at a point: a (L / 6 + 1);
+    - the transforms of both operands, two passes each, where a value is the sum of at most m independent terms: a m / 3
+      for each pass; and a / 3 for each of the two passes with G, whose coefficients are rounded;
+    - the way back, along one axis and then along the other: 1 / 3 for each partial sum and each term, of what size they
+      have; the terms are not independent (they cancel), so that is computed from their covariances. The first pass's
+      errors are amplified by the second.
+    Groups of taps that are not full, and tiles that are not, count as if they were.
+    """
+    size, tile = winograd.group_size(g.r, g.stride_h), winograd.TILE
+    b, filters, gradients = winograd_matrices(size)
+    if name == "weight_grad":
+        tiles_h, tiles_w = -(-g.p // tile), -(-g.q // tile)
+        length, other, back, outputs = g.n * tiles_h * tiles_w, gradients, filters.T, (g.p / tiles_h, g.q / tiles_w)
+    else:
+        turned = name == "input_grad"
+        if (
+            turned and g.stride_h > 1
+        ):  # each remainder of the pixels by itself: that with the most taps has the largest s
+            groups, taps = 1, -(-g.r // g.stride_h)
+        else:
+            groups, taps = g.stride_h * -(-g.r // (g.stride_h * size)), g.r
+        length, other, back = groups**2 * (g.k if turned else g.c), filters, gradients.T
+        outputs = taps / groups, taps / groups
+    (high, rounded_h), (wide, rounded_w) = (_way_back(back, b, other, products) for products in outputs)
+    most = sum(int(np.count_nonzero(m, axis=1).max()) for m in (b, other))
+    variance = (length / 6 + 1 + 2 * (most + 1) / 3) * np.outer(high, wide)
+    variance += (np.outer(rounded_h, wide) + rounded_w) / 3
+    return float(np.sqrt(variance.mean())), float(np.sqrt(variance.max()))
+
+
+def cpu_precision(g: Geometry, name: str) -> Precision:
+    """float32, with what `conv2d_cpu` may be off by where it takes Winograd's filtering."""
+    single = PRECISIONS["float32"]
+    if not conv2d_winograd.suits(g):
+        return single
+    return replace(single, transforms=24 * winograd_error(g, name)[1] * 2.0**-24)
 
 
 # ---- operands -------------------------------------------------------------------------------------------------------
@@ -129,6 +206,8 @@ class Judge:
         if not bool(xp.isfinite(result).all()):
             return float("nan")
         allowed = ((10 * self.terms**0.5 + 2) * 2.0**-24 + precision.product) * self.size
+        if precision.transforms:
+            allowed = xp.maximum(allowed, precision.transforms * xp.max(self.size))
         if is_peer:
             allowed = allowed + precision.output * xp.abs(self.exact)
         difference = xp.abs(result[self.part].astype(np.float64) - self.exact)

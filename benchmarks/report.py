@@ -31,7 +31,8 @@ class Result:
     """One competitor on one pass of one problem.
 
     error: the largest, in units of the tolerance; None if it was not looked at. peer: the competitor it is compared
-    with, None for a peer. chosen: minigan takes this one when none is named.
+    with, None for a peer. chosen: minigan takes this one when none is named. winograd: it is filtering of that name,
+    which has a tolerance of its own.
     """
 
     problem: Problem
@@ -47,6 +48,7 @@ class Result:
     judged: str = ""
     timing: Timing | None = None
     chosen: bool = False
+    winograd: bool = False
     floor: float | None = None  # seconds, by the ceilings
     ratio: float | None = None  # the peer's time over this one's, cold: above 1 is faster than the peer
     ratio_warm: float | None = None
@@ -134,7 +136,7 @@ def table(results: Sequence[Result], timed: bool) -> str:
     header += ["cold (spread)", "warm (spread)", "TFLOP/s", "GB/s", "roofline", "x peer", "x warm"] if timed else []
     lines = [header]
     for r in results:
-        error = "-" if r.error is None else f"{r.error:.2f}"
+        error = "-" if r.error is None else f"{r.error:.2f}" + " W" * r.winograd
         line = [r.problem.name, r.pass_, r.competitor + (" *" if r.chosen else ""), error]
         if r.status != OK:
             line.append(f"{r.status}: {r.reason}")

@@ -22,6 +22,7 @@ import peer as peers
 import report as reports
 from timing import CudaTimer, HostTimer, Prepared, Spread, Timing, Work, interleave
 
+from minigan.ops import conv2d_winograd
 from minigan.ops.geometry import Geometry, convolution
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -111,6 +112,43 @@ def test_the_judge_sees_what_is_wrong(name: str) -> None:
     assert not (judge.worst(shifted, SINGLE) <= 1)
     with pytest.raises(ValueError, match="expected a result of shape"):
         judge.worst(right[:-1], SINGLE)
+
+
+WINOGRAD = convolution("test", (5, 31, 29, 64), (90, 4, 4, 64), 2, "same")
+
+
+@pytest.mark.parametrize("name", conv.PASSES)
+def test_winograds_filtering_has_a_tolerance_of_its_own(name: str) -> None:
+    """Where the CPU's leaf takes it, and nowhere else; what is wrong is still seen."""
+    assert conv2d_winograd.suits(WINOGRAD)
+    assert conv.cpu_precision(GEOMETRIES[0], name) is SINGLE
+    own = conv.cpu_precision(WINOGRAD, name)
+    assert own == replace(SINGLE, transforms=24 * conv.winograd_error(WINOGRAD, name)[1] * 2**-24)
+    drawn = conv.draw(WINOGRAD)
+    judge = conv.judge(WINOGRAD, name, drawn)
+    right = conv.on_cpu(WINOGRAD, name, drawn)()
+    assert judge.worst(right, own) <= 1
+    size = float(judge.size.max())
+    for spoilt in (right + np.float32(2e-3 * size), right * np.float32(1.01), -right):
+        assert not (judge.worst(spoilt, own) <= 1)
+    # One product too few, in the sum of one output.
+    one = right.copy()
+    one.flat[one.size // 2] -= size / judge.terms**0.5
+    assert not (judge.worst(one, own) <= 1)
+    one.flat[one.size // 2] = np.nan
+    assert not (judge.worst(one, own) <= 1)
+    # im2col does not need it, and the tolerance of plain sums is the smaller one.
+    assert judge.worst(right, SINGLE) > judge.worst(right, own)
+
+
+@pytest.mark.parametrize("name", conv.PASSES)
+def test_the_error_of_winograds_filtering_grows_with_the_sums(name: str) -> None:
+    """As the root of what is added up at a point, once that is much: channels, or images for the weight gradient."""
+    few, many = (
+        conv.winograd_error(replace(WINOGRAD, n=64 * times, c=2000 * times, k=2000 * times), name) for times in (1, 4)
+    )
+    assert many[0] / few[0] == pytest.approx(2, rel=0.02)
+    assert few[0] < few[1]
 
 
 def test_what_is_not_written_is_seen() -> None:
@@ -419,6 +457,9 @@ def test_ratios_and_their_geometric_mean() -> None:
     text = reports.table(report.results, timed=True)
     assert "1 ms (0 %)" in text
     assert "50 %" in text  # of the roofline
+    assert "0.50 W" not in text
+    report.results[0].winograd = True
+    assert reports.table(report.results, timed=True).count("0.50 W") == 1  # it has a tolerance of its own
 
 
 def test_json_says_everything_and_knows_no_nan(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The CPU's executor: every index once, errors of any thread, and forked children."""
 
 import os
+import sys
 import threading
 import time
 import warnings
@@ -83,3 +84,84 @@ def test_a_forked_child_makes_threads_of_its_own() -> None:
     with open(reading, "rb") as answer:
         assert answer.read() == bytes([6])
     assert os.waitpid(child, 0)[1] == 0
+
+
+# ---- compiled kernels that call others -----------------------------------------------------------------------------
+
+
+@cpu.jit
+def add_to(array, i, value):  # type: ignore[no-untyped-def]
+    array[i] += value
+
+
+@cpu.jit
+def add_twice(array, i, value):  # type: ignore[no-untyped-def]
+    add_to(array, i, value)
+    add_to(array, i, value)
+
+
+@cpu.jit
+def count_loop(start, stop, array):  # type: ignore[no-untyped-def]
+    for i in range(start, stop):
+        add_twice(array, i, i)
+        add_to(array, i, 1)
+
+
+def test_a_compiled_kernel_may_call_others() -> None:
+    """They are compiled into it, also those that they call; none of them need have been called before."""
+    for dtype in (np.float64, np.int64):
+        array = np.zeros(33, dtype)
+        cpu.parallel(count_loop, 33, array)
+        assert np.array_equal(array, 2 * np.arange(33) + 1)
+    assert add_twice.compiled is None
+    array = np.zeros(3)
+    add_twice(array, 1, 2.5)  # and by itself it is a kernel too
+    assert array.tolist() == [0, 5, 0]
+    assert count_loop.__name__ == "count_loop"
+    assert count_loop.function.__globals__["add_to"] is add_to  # the module is left as it is
+
+
+def test_kernels_are_called_from_their_own_files_only() -> None:
+    """Numba keeps what it compiled until the kernel's own file changes: it does not look at those of what it calls."""
+    found = 0
+    for module in [m for name, m in sorted(sys.modules.items()) if name.startswith("minigan.")]:
+        kernels = {name: value for name, value in vars(module).items() if isinstance(value, cpu.jit)}
+        for kernel in kernels.values():
+            for name in set(kernels) & set(kernel.function.__code__.co_names):
+                assert kernels[name].__module__ == kernel.__module__, f"{kernel.__name__} calls {name} of another file"
+                found += 1
+    assert found >= 3  # those of Winograd's filtering
+
+
+# ---- scratch memory ------------------------------------------------------------------------------------------------
+
+
+def test_scratch_memory_has_names() -> None:
+    """Each name's memory is its own, and stays until that name is asked for again; it grows when it must."""
+    dtype = np.dtype(np.float32)
+    a, b = cpu.scratch((3, 5), dtype, "test a"), cpu.scratch((15,), np.dtype(np.float64), "test b")
+    assert (a.shape, a.dtype, b.shape, b.dtype) == ((3, 5), dtype, (15,), np.dtype(np.float64))
+    assert a.flags.c_contiguous
+    assert not np.shares_memory(a, b)
+    a.fill(1)
+    b.fill(2)
+    assert (a == 1).all()
+    assert np.shares_memory(a, cpu.scratch((2, 7), dtype, "test a"))  # it fits
+    larger = cpu.scratch((100, 5), dtype, "test a")
+    larger.fill(3)
+    assert (a == 1).all()  # what is still held is not taken away
+    assert not np.shares_memory(larger, cpu.scratch((3,), dtype))  # no name is a name too
+    assert cpu.scratch((0, 4), dtype, "test a").shape == (0, 4)
+
+
+def test_scratch_memory_is_the_threads_own() -> None:
+    mine = cpu.scratch((7,), np.dtype(np.int64), "test")
+    shared = []
+
+    def other() -> None:
+        shared.append(np.shares_memory(mine, cpu.scratch((7,), np.dtype(np.int64), "test")))
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    thread.join()
+    assert shared == [False]
