@@ -81,6 +81,7 @@ CASES: dict[str, Callable[[], list[Case]]] = {
     "ELUGrad": same_shape(2, alpha=1.3),
     "GetItem": same_shape(1, index=(slice(None), [3, 3, 1])),
     "LeakyReLU": same_shape(1, slope=0.2),
+    "Linear": lambda: [(draw((64, 300), (5001, 300)), {})],
     "Matmul": lambda: [(draw((1001, 130), (130, 95)), {}), (draw((64, 300), (300, 5001)), {}),
                        (draw((3, 190, 210), (210, 170)), {})],
     "MaxPool2d": lambda: [(draw(IMAGES), {"kernel": (3, 3), "stride": (2, 2), "padding": (1, 1)})],
@@ -104,6 +105,7 @@ CUT = {
     "ELU",
     "ELUGrad",
     "LeakyReLU",
+    "Linear",
     "Matmul",
     "MaxPool2d",
 }
