@@ -147,6 +147,9 @@ class Stream(nullcontext):  # type: ignore[type-arg]
         super().__init__(self)
         self.gpu = gpu
 
+    def synchronize(self) -> None:
+        """All work is done as soon as it is asked for."""
+
     def begin_capture(self) -> None:
         self.gpu.captured = []
 
@@ -328,7 +331,7 @@ class Module:
         runtime = SimpleNamespace(getDeviceCount=lambda: 1, deviceSynchronize=lambda: None)
         memory = SimpleNamespace(OutOfMemoryError=type("OutOfMemoryError", (MemoryError,), {}))
         self.cuda = SimpleNamespace(Device=Device, runtime=runtime, memory=memory, is_available=lambda: True)
-        self.cuda.Event = lambda disable_timing: Event(gpu)
+        self.cuda.Event = lambda disable_timing=False: Event(gpu)
         self.cuda.alloc_pinned_memory = bytearray
         self.cuda.Stream, self.cuda.MemoryPool, self.cuda.using_allocator = partial(Stream, gpu), Pool, using_allocator
 

@@ -4,7 +4,7 @@ Each function chooses a rung, a tile and a grid, provides the workspace, and lau
 is a matrix product with rows, columns and a depth that is summed over.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -12,6 +12,8 @@ import numpy as np
 
 from minigan.backend import PRECISIONS, Array, array_module, cuda_architecture, is_cuda, matmul_precision, on_device
 from minigan.kernel_launch import launch
+from minigan.ops import conv2d_tune
+from minigan.ops.conv2d_tune import Choice
 from minigan.ops.geometry import Geometry
 
 # The kernels count with int. This much is left for the last tile, which may reach beyond the end.
@@ -168,11 +170,18 @@ def _widest(tile: Tile, allowed: tuple[int, int]) -> tuple[int, int] | None:
     return max((v for v in tile.vectors if v[0] <= allowed[0] and v[1] <= allowed[1]), default=None)
 
 
-def choose_slices(tiles: int, depth: int, bk: int, outputs: int, itemsize: int) -> tuple[int, int]:
-    """(slices, depth of each, whole tiles) of a weight gradient of so many tiles, by the problem's size alone."""
+def choose_slices(
+    tiles: int, depth: int, bk: int, outputs: int, itemsize: int, slices: int | None = None
+) -> tuple[int, int]:
+    """(slices, depth of each, whole tiles) of a weight gradient of so many tiles, by the problem's size alone.
+
+    slices: about how many, if the memory suffices; else as many as keep a GPU busy.
+    """
     steps = max(1, -(-depth // bk))
-    affordable = max(1, min(WORKSPACE_BYTES // max(1, outputs * itemsize), LARGEST // max(1, outputs)))
-    wanted = max(1, min(-(-BLOCKS // tiles), steps // SLICE_TILES, affordable, 65535))
+    affordable = max(1, min(WORKSPACE_BYTES // max(1, outputs * itemsize), LARGEST // max(1, outputs), 65535))
+    wanted = max(1, min(-(-BLOCKS // tiles), steps // SLICE_TILES, affordable))
+    if slices is not None:
+        wanted = max(1, min(slices, steps, affordable))
     slice_steps = -(-steps // wanted)
     return -(-steps // slice_steps), slice_steps * bk
 
@@ -187,6 +196,57 @@ def padded(g: Geometry) -> Geometry:
     """The geometry of operands in 16 bits: 8 numbers are loaded at once, 4 where there are no more channels."""
     c, k = (4 if channels <= 4 else -(-channels // 8) * 8 for channels in (g.c, g.k))
     return replace(g, c=c, k=k)
+
+
+# ---- tuning ---------------------------------------------------------------------------------------------------------
+
+
+def candidates(what: str, g: Geometry, arch: int, precision: str, widths: tuple[int, int]) -> Iterator[Choice]:
+    """The ways to compute a pass in float32 arrays that round its factors as `precision` does, or not at all.
+
+    The default is the first. widths: how many floats at once may be loaded from the two operands.
+    """
+    default = choose_rung(g, "float32", arch, precision)
+    yield Choice(default)
+    for rung, spec in RUNGS.items():
+        if rung < 4 or arch < spec.architecture or spec.precision not in ("float32", precision):
+            continue
+        inner = padded(g) if spec.half else g
+        channels = {"forward": (g.c, g.c), "input_grad": (g.k, g.c), "weight_grad": (g.k, g.c)}[what]
+        allowed = tuple(4 if c <= 4 else 8 for c in channels) if spec.half else widths
+        for number, tile in enumerate(spec.tiles):
+            if _widest(tile, (allowed[0], allowed[1])) is None:
+                continue
+            if what != "weight_grad":
+                yield Choice(rung, number)
+                continue
+            rows, columns, depth = inner.k, inner.r * inner.s * inner.c, g.n * g.p * g.q
+            tiles = int(np.prod(_tiles(rows, columns, tile)))
+            usual, _ = choose_slices(tiles, depth, tile.bk, rows * columns, 4)
+            for slices in sorted({max(1, usual // 4), max(1, usual // 2), usual, 2 * usual}):
+                yield Choice(rung, number, slices)
+
+
+def _tuned(what: str, run: Callable[..., Array], device: str, g: Geometry, precision: str | None, arrays: Any) -> Array:
+    """A pass by the fastest of its candidates."""
+    precision = matmul_precision(device) if precision is None else precision
+    first, second = _contiguous(device, *arrays[:2])
+    a, b = {"forward": (g.c, g.c), "input_grad": (g.k, g.c), "weight_grad": (g.k, g.c)}[what]
+    swapped = what == "weight_grad"  # its operand A is gy, its second argument
+    widths = vector(second if swapped else first, a), vector(first if swapped else second, b)
+    ways = list(candidates(what, g, architecture(device), precision, widths))
+
+    def compute(way: Choice) -> Array:
+        split = {} if way.slices is None else {"slices": way.slices}
+        return run(device, first, second, g, *arrays[2:], precision=precision, rung=way.rung, tile=way.tile, **split)
+
+    sizes = " ".join(f"{name}{size}" for name, size in asdict(g).items())
+    problem = f"{what} {precision} {sizes} vectors {widths[0]} {widths[1]}"
+    return compute(conv2d_tune.choose(device, problem, ways, compute))
+
+
+def _tunes(device: str, first: Array, g: Geometry, rung: int | None, tile: int | None) -> bool:
+    return rung is None and tile is None and conv2d_tune.enabled(device) and first.dtype == np.float32 and g.n > 0
 
 
 # ---- checks, memory -------------------------------------------------------------------------------------------------
@@ -314,11 +374,12 @@ def _summed(
     tile: Tile,
     vectors: Any,
     product: Callable[[Array, int, int], None],
+    wanted: int | None = None,
 ) -> None:
     """product(partial sums, slices, depth of each), and their sum in the order of the slices in gw."""
     inner = padded(g) if RUNGS[run.rung].half else g  # what the product writes
     size = inner.k * inner.r * inner.s * inner.c
-    slices, slice_depth = choose_slices(grid[0] * grid[1], g.n * g.p * g.q, tile.bk, size, gw.itemsize)
+    slices, slice_depth = choose_slices(grid[0] * grid[1], g.n * g.p * g.q, tile.bk, size, gw.itemsize, wanted)
     if slices == 1 and inner == g:
         product(gw, 1, slice_depth)
         return
@@ -346,8 +407,10 @@ def forward(
     """(N, H, W, C), (K, R, S, C) and optionally (K,) -> (N, P, Q, K).
 
     precision: how operands may be rounded for tensor cores (set_matmul_precision); None: the one in force. rung, tile:
-    force one (RUNGS); else the problem decides.
+    force one (RUNGS); else the problem decides, or MINIGAN_AUTOTUNE.
     """
+    if _tunes(device, x, g, rung, tile):
+        return _tuned("forward", forward, device, g, precision, (x, w, bias))
     rung = _rung_for(g, x.dtype, device, precision, rung)
     _check_array("input", x, g.x_shape, x.dtype)
     _check_array("weight", w, g.w_shape, x.dtype)
@@ -388,6 +451,8 @@ def input_grad(
     tile: int | None = None,
 ) -> Array:
     """(N, P, Q, K), (K, R, S, C) and optionally (C,) -> (N, H, W, C): transposed convolution. Else as forward."""
+    if _tunes(device, gy, g, rung, tile):
+        return _tuned("input_grad", input_grad, device, g, precision, (gy, w, bias))
     rung = _rung_for(g, gy.dtype, device, precision, rung)
     _check_array("output gradient", gy, g.y_shape, gy.dtype)
     _check_array("weight", w, g.w_shape, gy.dtype)
@@ -430,8 +495,14 @@ def weight_grad(
     precision: str | None = None,
     rung: int | None = None,
     tile: int | None = None,
+    slices: int | None = None,
 ) -> Array:
-    """(N, H, W, C), (N, P, Q, K) -> (K, R, S, C). Else as forward. The same inputs always give the same bits."""
+    """(N, H, W, C), (N, P, Q, K) -> (K, R, S, C). Else as forward. The same inputs always give the same bits.
+
+    slices: about how many the depth is cut into, if not as choose_slices says.
+    """
+    if _tunes(device, x, g, rung, tile):
+        return _tuned("weight_grad", weight_grad, device, g, precision, (x, gy))
     rung = _rung_for(g, x.dtype, device, precision, rung)
     _check_array("input", x, g.x_shape, x.dtype)
     _check_array("output gradient", gy, g.y_shape, x.dtype)
@@ -451,7 +522,7 @@ def weight_grad(
                 sizes = g.k, columns, depth, slice_depth
                 _product(run, gy, patches, None, partial, sizes, (1, g.k), (1, columns), slices)
 
-            _summed(run, gw, g, _tiles(g.k, columns, small), small, (1, 1), product)
+            _summed(run, gw, g, _tiles(g.k, columns, small), small, (1, 1), product, slices)
         else:
             inner = padded(g) if RUNGS[rung].half else g
             rows, columns = inner.k, inner.r * inner.s * inner.c
@@ -464,7 +535,7 @@ def weight_grad(
                 args = [x, gy, partial, asdict(inner), slice_depth]
                 run("conv2d_weight_grad", (*grid, slices), chosen.threads, args, chosen, vectors, shared)
 
-            _summed(run, gw, g, grid, chosen, vectors, product)
+            _summed(run, gw, g, grid, chosen, vectors, product, slices)
     return gw
 
 
