@@ -385,8 +385,13 @@ def _summed(
         return
     partial = run.empty((slices, size))
     product(partial, slices, slice_depth)
-    shape = [asdict(inner), g.c] if RUNGS[run.rung].half else []
+    shape = [_conv(inner), g.c] if RUNGS[run.rung].half else []
     run.each_element("sum_slices", gw.size, [partial, gw, *shape, slices, gw.size], tile, vectors)
+
+
+def _conv(g: Geometry, slope: float = 1.0) -> dict[str, Any]:
+    """geometry.cuh's Conv."""
+    return {**asdict(g), "slope": float(slope)}
 
 
 def _tiles(rows: int, columns: int, tile: Tile) -> tuple[int, int]:
@@ -399,6 +404,7 @@ def forward(
     w: Array,
     g: Geometry,
     bias: Array | None = None,
+    slope: float = 1.0,
     *,
     precision: str | None = None,
     rung: int | None = None,
@@ -406,11 +412,12 @@ def forward(
 ) -> Array:
     """(N, H, W, C), (K, R, S, C) and optionally (K,) -> (N, P, Q, K).
 
-    precision: how operands may be rounded for tensor cores (set_matmul_precision); None: the one in force. rung, tile:
-    force one (RUNGS); else the problem decides, or MINIGAN_AUTOTUNE.
+    slope: of a LeakyReLU that the outputs go through; 1 is none. precision: how operands may be rounded for tensor
+    cores (set_matmul_precision); None: the one in force. rung, tile: force one (RUNGS); else the problem decides, or
+    MINIGAN_AUTOTUNE.
     """
     if _tunes(device, x, g, rung, tile):
-        return _tuned("forward", forward, device, g, precision, (x, w, bias))
+        return _tuned("forward", forward, device, g, precision, (x, w, bias, slope))
     rung = _rung_for(g, x.dtype, device, precision, rung)
     _check_array("input", x, g.x_shape, x.dtype)
     _check_array("weight", w, g.w_shape, x.dtype)
@@ -424,17 +431,17 @@ def forward(
         if y.size == 0:
             pass
         elif rung == 1:
-            run.each_element("conv2d_forward", y.size, [x, w, bias, y, asdict(g)])
+            run.each_element("conv2d_forward", y.size, [x, w, bias, y, _conv(g, slope)])
         elif rung == 2:
-            _product(run, _im2col(run, x, g), w, bias, y, (rows, g.k, depth, depth), (depth, 1), (depth, 1), 1)
+            _product(run, _im2col(run, x, g), w, bias, y, (rows, g.k, depth, depth), (depth, 1), (depth, 1), 1, slope)
         else:
             chosen, vectors = choose_tile(rung, rows, g.k, _widths(run, (x, g.c), (w, g.c)), tile)
             grid, shared = _tiles(rows, g.k, chosen), _ring_bytes(chosen, True, True)
-            args = [x, w, bias, y, asdict(g)]
+            args = [x, w, bias, y, _conv(g, slope)]
             if RUNGS[rung].half:
                 inner = padded(g)
                 operands = run.rounded(chosen, vectors, (x, inner.x_shape), (w, inner.w_shape))
-                args = [*operands, bias, y, asdict(inner), g.k]
+                args = [*operands, bias, y, _conv(inner, slope), g.k]
             run("conv2d_forward", grid, chosen.threads, args, chosen, vectors, shared)
     return y
 
@@ -445,6 +452,7 @@ def input_grad(
     w: Array,
     g: Geometry,
     bias: Array | None = None,
+    slope: float = 1.0,
     *,
     precision: str | None = None,
     rung: int | None = None,
@@ -452,7 +460,7 @@ def input_grad(
 ) -> Array:
     """(N, P, Q, K), (K, R, S, C) and optionally (C,) -> (N, H, W, C): transposed convolution. Else as forward."""
     if _tunes(device, gy, g, rung, tile):
-        return _tuned("input_grad", input_grad, device, g, precision, (gy, w, bias))
+        return _tuned("input_grad", input_grad, device, g, precision, (gy, w, bias, slope))
     rung = _rung_for(g, gy.dtype, device, precision, rung)
     _check_array("output gradient", gy, g.y_shape, gy.dtype)
     _check_array("weight", w, g.w_shape, gy.dtype)
@@ -465,23 +473,23 @@ def input_grad(
         if gx.size == 0:
             pass
         elif rung == 1:
-            run.each_element("conv2d_input_grad", gx.size, [gy, w, bias, gx, asdict(g)])
+            run.each_element("conv2d_input_grad", gx.size, [gy, w, bias, gx, _conv(g, slope)])
         elif rung == 2:
             rows, taps = g.n * g.p * g.q, g.r * g.s * g.c
             _check_count("im2col's matrix", rows, taps)
             columns = run.empty((rows, taps))
             _product(run, gy, w, None, columns, (rows, taps, g.k, g.k), (g.k, 1), (1, taps), 1)
-            run.each_element("col2im", gx.size, [columns, bias, gx, asdict(g)])
+            run.each_element("col2im", gx.size, [columns, bias, gx, _conv(g, slope)])
         else:
             rows = g.n * -(-g.h // g.stride_h) * -(-g.w // g.stride_w)  # of the largest class
             chosen, vectors = choose_tile(rung, rows, g.c, _widths(run, (gy, g.k), (w, g.c)), tile)
             grid = (*_tiles(rows, g.c, chosen), g.stride_h * g.stride_w)
             shared = _ring_bytes(chosen, True, False)
-            args = [gy, w, bias, gx, asdict(g)]
+            args = [gy, w, bias, gx, _conv(g, slope)]
             if RUNGS[rung].half:
                 inner = padded(g)
                 operands = run.rounded(chosen, vectors, (gy, inner.y_shape), (w, inner.w_shape))
-                args = [*operands, bias, gx, asdict(inner), g.c]
+                args = [*operands, bias, gx, _conv(inner, slope), g.c]
             run("conv2d_input_grad", grid, chosen.threads, args, chosen, vectors, shared)
     return gx
 
@@ -514,7 +522,7 @@ def weight_grad(
         if gw.size == 0:
             pass
         elif rung == 1:
-            run.each_element("conv2d_weight_grad", gw.size, [x, gy, gw, asdict(g)])
+            run.each_element("conv2d_weight_grad", gw.size, [x, gy, gw, _conv(g)])
         elif rung == 2:
             patches, small = _im2col(run, x, g), RUNGS[2].tiles[0]
 
@@ -532,7 +540,7 @@ def weight_grad(
                 x, gy = run.rounded(chosen, vectors, (x, inner.x_shape), (gy, inner.y_shape))
 
             def product(partial: Array, slices: int, slice_depth: int) -> None:
-                args = [x, gy, partial, asdict(inner), slice_depth]
+                args = [x, gy, partial, _conv(inner), slice_depth]
                 run("conv2d_weight_grad", (*grid, slices), chosen.threads, args, chosen, vectors, shared)
 
             _summed(run, gw, g, grid, chosen, vectors, product, slices)
@@ -550,7 +558,7 @@ def _im2col(run: _Launcher, x: Array, g: Geometry) -> Array:
     _check_count("im2col's matrix", rows, width)
     columns = run.empty((rows, width))
     if columns.size:
-        run.each_element("im2col", columns.size, [x, columns, asdict(g)])
+        run.each_element("im2col", columns.size, [x, columns, _conv(g)])
     return columns
 
 
@@ -564,8 +572,9 @@ def _product(
     a_strides: tuple[int, int],
     b_strides: tuple[int, int],
     slices: int,
+    slope: float = 1.0,
 ) -> None:
     """Rung 2's product; sizes: rows, columns, depth, slice depth; strides: of a line, of a step of the depth."""
     small = RUNGS[2].tiles[0]
     grid = (*_tiles(sizes[0], sizes[1], small), slices)
-    run("product", grid, (small.bn, small.bm), [a, b, bias, y, *sizes, *a_strides, *b_strides])
+    run("product", grid, (small.bn, small.bm), [a, b, bias, y, *sizes, *a_strides, *b_strides, float(slope)])

@@ -66,7 +66,23 @@ MUTATIONS = [
     Mutation("implicit: no zeros", IMPLICIT, "a_index < 0 ? 0 : a[a_index]", "a[max(a_index, 0)]"),
     Mutation("implicit: tail of the depth lost", IMPLICIT, "d < pass.end;", "d + BK <= pass.end;"),
     Mutation("implicit: columns unguarded", IMPLICIT, " && column < pass.columns", ""),
-    Mutation("implicit: bias of the row", IMPLICIT, "bias ? bias[column]", "bias ? bias[row % pass.columns]"),
+    Mutation("implicit: bias of the row", IMPLICIT, "bias, column)", "bias, row % pass.columns)"),
+    # -- the end of a sum
+    Mutation("naive: no LeakyReLU", NAIVE, "y[index] = leaky(sum, g.slope)", "y[index] = sum"),
+    Mutation("naive: no LeakyReLU in gx", NAIVE, "gx[index] = leaky(sum, g.slope)", "gx[index] = sum"),
+    Mutation("im2col: no LeakyReLU", IM2COL, "Epilogue{slope}", "Epilogue{1}"),
+    Mutation("im2col: no LeakyReLU in gx", IM2COL, "leaky(sum, g.slope)", "sum"),
+    Mutation("end: the wrong side", GEOMETRY, "return y > 0 ? y", "return y < 0 ? y"),
+    Mutation(
+        "end: LeakyReLU before the bias",
+        GEOMETRY,
+        "leaky(sum + (bias ? bias[column] : 0), slope)",
+        "leaky(sum, slope) + (bias ? bias[column] : 0)",
+    ),
+    Mutation(
+        "end: no LeakyReLU in y", GEOMETRY, ": Epilogue{g.slope}, rows(g.n * g.p", ": Epilogue{1}, rows(g.n * g.p"
+    ),
+    Mutation("end: no LeakyReLU in gx", GEOMETRY, ": Epilogue{g.slope}, rows(g.n * v.", ": Epilogue{1}, rows(g.n * v."),
     # -- geometry
     Mutation("class: first tap without the padding", GEOMETRY, "first = (remainder + before)", "first = remainder"),
     Mutation(
@@ -305,15 +321,17 @@ def check(files: set[str]) -> None:
 
 def check_one(what: ladder.Pass, g: ladder.Geometry, rung: int, tile: int | None) -> None:
     arrays = ladder.random_inputs(what, g)
+    slope = 0.3 if len(arrays) == 3 and g.n != 1 else 1.0
+    given = arrays if slope == 1 else [*arrays, slope]
     results = []
     for seed in (0, 1, 2):
         allocated: list[np.ndarray] = []
         conv2d_cuda._empty = ladder.poisoned(allocated)
         with options(seed=seed):
-            results.append(ladder.run(what, g, arrays, **ladder.forced(rung, tile)))
+            results.append(ladder.run(what, g, given, **ladder.forced(rung, tile)))
         for array in allocated:
             ladder.check_guards(array)
-    ladder.assert_right(what, g, arrays, results[0], ladder.RUNGS[rung].precision)
+    ladder.assert_right(what, g, arrays, results[0], ladder.RUNGS[rung].precision, slope)
     for other in results[1:]:
         np.testing.assert_array_equal(results[0], other)
     ladder.check_nan_stays(what, g, rung, tile)

@@ -180,7 +180,7 @@ def run(what: Pass, g: Geometry, arrays, **settings):
     return what.run("emulated", first, second, g, *bias, **settings)
 
 
-def assert_right(what: Pass, g: Geometry, arrays, result, precision="float32"):
+def assert_right(what: Pass, g: Geometry, arrays, result, precision="float32", slope=1.0):
     """As exact as the arithmetic allows; also where the result is NaN, or has no variance at all."""
     wide = [a.astype(np.float64) for a in arrays]
     if precision != "float32":
@@ -189,6 +189,8 @@ def assert_right(what: Pass, g: Geometry, arrays, result, precision="float32"):
     size = np.sqrt(what.reference(g, *(a**2 for a in wide)))
     unit = np.finfo(arrays[0].dtype).eps / 2
     allowed = (5.2 * np.sqrt(what.depth(g)) + 2) * unit * size
+    if slope != 1:  # which at most 1 makes no error larger, and rounds once more
+        exact, allowed = np.where(exact > 0, exact, slope * exact), allowed + unit * np.abs(exact)
     assert result.shape == exact.shape
     assert result.dtype == arrays[0].dtype
     wrong = ~(np.abs(result - exact) <= allowed)
@@ -306,6 +308,32 @@ def test_sizes_that_straddle_tiles(rung, tile, name):
             np.testing.assert_array_equal(array, copy)
         checked += 1
     assert checked >= 5
+
+
+@pytest.mark.parametrize("name", ["forward", "input_grad"])
+@pytest.mark.parametrize("slope", [0.0, 0.3])
+@tiles
+def test_bias_and_leaky_relu_at_the_end(rung, tile, slope, name):
+    what, checked = PASSES[name], 0
+    for g in SIZES[1:6]:
+        if fits(name, g, rung, tile):
+            arrays = random_inputs(what, g, bias=checked % 2 == 0)
+            result = run(what, g, [*arrays, *[None] * (3 - len(arrays)), slope], **forced(rung, tile))
+            assert_right(what, g, arrays, result, precision=RUNGS[rung].precision, slope=slope)
+            checked += 1
+    assert checked >= 2
+
+
+@rungs
+def test_what_leaky_relu_makes_of_infinity_and_nan(rung):
+    """A slope of 0 gives 0 for infinity, too; a NaN stays one."""
+    g = problem((1, 1, 3, 4), (4, 1, 1, 4), 1, 0)
+    x, w, _ = random_inputs(PASSES["forward"], g)
+    x[...], w[...] = 0, 0
+    x[0, 0, :, 0], w[:, 0, 0, 0] = [-np.inf, np.inf, np.nan], 1
+    w[:, 0, 0, 1:] = 0
+    y = conv2d_cuda.forward("emulated", x, w, g, None, 0.0, rung=rung)
+    np.testing.assert_array_equal(y[0, 0, :, 0], [0, np.inf, np.nan])
 
 
 def check_nan_stays(what, g, rung, tile):
@@ -643,7 +671,7 @@ def test_tiles_say_what_the_kernels_have():
             "conv2d_forward",
             (1, 1),
             tile.threads * 2,
-            [x, w, None, y, vars(g)],
+            [x, w, None, y, vars(g) | {"slope": 1.0}],
             device="emulated",
             macros=macros,
             shared_bytes=conv2d_cuda._ring_bytes(tile, True, True),
