@@ -108,7 +108,7 @@ def layer_floors(case: step_cases.Case, ceilings: Ceilings) -> list[LayerFloor]:
 
 
 def bytes_each(precision: str) -> int:
-    return 2 if PRECISIONS[precision].dtype in ("uint16", "float16") else 4
+    return 2 if PRECISIONS[precision].torch_dtype in ("bfloat16", "float16") else 4
 
 
 @dataclass(frozen=True)

@@ -113,6 +113,17 @@ RUNGS: dict[int, Rung] = {
 
 FOLDER = "conv2d"
 
+# three_columns.cu, not a rung: see there. For the same bytes it computes 3 columns, where the ladder's narrowest tile
+# has 16 (rung 4), or 64 (on tensor cores, whose peak rate is not 21 times that of the other units).
+THREE_COLUMNS = 0
+
+
+def suits_three_columns(what: str, g: Geometry) -> bool:
+    """Whether three_columns.cu computes such a pass."""
+    if what == "forward":
+        return g.k <= 3 and g.stride_h == g.stride_w == 1 and max(g.r, g.s) <= 5
+    return what == "input_grad" and g.c <= 3 and max(-(-g.r // g.stride_h), -(-g.s // g.stride_w)) <= 5
+
 
 # ---- choices --------------------------------------------------------------------------------------------------------
 
@@ -207,7 +218,7 @@ def candidates(what: str, g: Geometry, arch: int, precision: str, widths: tuple[
     The default is the first. widths: how many floats at once may be loaded from the two operands.
     """
     default = choose_rung(g, "float32", arch, precision)
-    yield Choice(default)
+    yield Choice(THREE_COLUMNS if suits_three_columns(what, g) else default)
     for rung, spec in RUNGS.items():
         if rung < 4 or arch < spec.architecture or spec.precision not in ("float32", precision):
             continue
@@ -278,7 +289,7 @@ def _empty(device: str, shape: int | tuple[int, ...], dtype: Any) -> Array:
     return array_module(device).empty(shape, dtype)
 
 
-def _rung_for(g: Geometry, dtype: Any, device: str, precision: str | None, rung: int | None) -> int:
+def _rung_for(g: Geometry, dtype: Any, device: str, precision: str | None, rung: int | None, what: str) -> int:
     precision = matmul_precision(device) if precision is None else precision
     if precision not in PRECISIONS:
         raise ValueError(f"conv2d: expected a precision of {', '.join(PRECISIONS)}, got {precision!r}")
@@ -286,6 +297,11 @@ def _rung_for(g: Geometry, dtype: Any, device: str, precision: str | None, rung:
         raise ValueError(f"conv2d: expected float32 or float64, got {dtype}")
     check_sizes(g)
     arch = architecture(device)
+    suits = dtype == np.float32 and suits_three_columns(what, g)
+    if rung == THREE_COLUMNS and not suits:
+        raise ValueError(f"conv2d: three_columns.cu does not compute such a {what} pass in {dtype}: {g}")
+    if rung == THREE_COLUMNS or (rung is None and suits):
+        return THREE_COLUMNS
     if rung is None:
         rung = choose_rung(g, str(dtype), arch, precision)
     if rung not in RUNGS:
@@ -337,6 +353,13 @@ class _Launcher:
 
     def each_element(self, kernel: str, count: int, args: Any, tile: Tile | None = None, vectors: Any = (1, 1)) -> None:
         self(kernel, -(-count // THREADS), THREADS, args, tile, vectors)
+
+    def three_columns(self, kernel: str, pixels: tuple[int, int, int], classes: int, args: Any, width: int) -> None:
+        """pixels: images, rows, columns of the outputs, in the largest class."""
+        n, rows, columns = pixels
+        grid = n * -(-rows // 16) * -(-columns // 32), 1, classes
+        source, macros = f"{FOLDER}/three_columns.cu", {"VECTOR_A": width}
+        launch(source, kernel, grid, 128, args, device=self.device, macros=macros)
 
     def empty(self, shape: int | tuple[int, ...], dtype: Any = None) -> Array:
         return _empty(self.device, shape, self.dtype if dtype is None else dtype)
@@ -418,7 +441,7 @@ def forward(
     """
     if _tunes(device, x, g, rung, tile):
         return _tuned("forward", forward, device, g, precision, (x, w, bias, slope))
-    rung = _rung_for(g, x.dtype, device, precision, rung)
+    rung = _rung_for(g, x.dtype, device, precision, rung, "forward")
     _check_array("input", x, g.x_shape, x.dtype)
     _check_array("weight", w, g.w_shape, x.dtype)
     if bias is not None:
@@ -430,6 +453,8 @@ def forward(
         rows, depth = g.n * g.p * g.q, g.r * g.s * g.c
         if y.size == 0:
             pass
+        elif rung == THREE_COLUMNS:
+            run.three_columns("conv2d_forward", (g.n, g.p, g.q), 1, [x, w, bias, y, _conv(g, slope)], vector(x, g.c))
         elif rung == 1:
             run.each_element("conv2d_forward", y.size, [x, w, bias, y, _conv(g, slope)])
         elif rung == 2:
@@ -461,7 +486,7 @@ def input_grad(
     """(N, P, Q, K), (K, R, S, C) and optionally (C,) -> (N, H, W, C): transposed convolution. Else as forward."""
     if _tunes(device, gy, g, rung, tile):
         return _tuned("input_grad", input_grad, device, g, precision, (gy, w, bias, slope))
-    rung = _rung_for(g, gy.dtype, device, precision, rung)
+    rung = _rung_for(g, gy.dtype, device, precision, rung, "input_grad")
     _check_array("output gradient", gy, g.y_shape, gy.dtype)
     _check_array("weight", w, g.w_shape, gy.dtype)
     if bias is not None:
@@ -472,6 +497,10 @@ def input_grad(
         gx = run.empty(g.x_shape)
         if gx.size == 0:
             pass
+        elif rung == THREE_COLUMNS:
+            largest = g.n, -(-g.h // g.stride_h), -(-g.w // g.stride_w)
+            args = [gy, w, bias, gx, _conv(g, slope)]
+            run.three_columns("conv2d_input_grad", largest, g.stride_h * g.stride_w, args, vector(gy, g.k))
         elif rung == 1:
             run.each_element("conv2d_input_grad", gx.size, [gy, w, bias, gx, _conv(g, slope)])
         elif rung == 2:
@@ -511,7 +540,7 @@ def weight_grad(
     """
     if _tunes(device, x, g, rung, tile):
         return _tuned("weight_grad", weight_grad, device, g, precision, (x, gy))
-    rung = _rung_for(g, x.dtype, device, precision, rung)
+    rung = _rung_for(g, x.dtype, device, precision, rung, "weight_grad")
     _check_array("input", x, g.x_shape, x.dtype)
     _check_array("output gradient", gy, g.y_shape, x.dtype)
     run = _Launcher(device, rung, x.dtype)

@@ -15,6 +15,7 @@ REGISTERS, COPIES, TENSOR, HALVES = (
     "conv2d/7_tensor_cores_16_bits.cu",
 )
 GEOMETRY, TILE, RING = "conv2d/geometry.cuh", "conv2d/tile.cuh", "conv2d/ring.cuh"
+THREE = "conv2d/three_columns.cu"
 PASSES, SLICES = "conv2d/passes.cuh", "conv2d/slices.cuh"
 
 # The rungs that a file is part of; for headers, enough of them.
@@ -26,6 +27,7 @@ CONCERNED = {
     COPIES: (5,),
     TENSOR: (6,),
     HALVES: (7, 8),
+    THREE: (),
     GEOMETRY: (3, 5),
     TILE: (3, 4, 5, 6, 7),
     RING: (5, 6, 7),
@@ -83,6 +85,28 @@ MUTATIONS = [
         "end: no LeakyReLU in y", GEOMETRY, ": Epilogue{g.slope}, rows(g.n * g.p", ": Epilogue{1}, rows(g.n * g.p"
     ),
     Mutation("end: no LeakyReLU in gx", GEOMETRY, ": Epilogue{g.slope}, rows(g.n * v.", ": Epilogue{1}, rows(g.n * v."),
+    # -- three columns
+    Mutation("three: no first barrier", THREE, FIRST_BARRIER, ""),
+    Mutation("three: no second barrier", THREE, SECOND_BARRIER, ""),
+    Mutation("three: no zeros below", THREE, "inside = h >= 0 && h < of.height &&", "inside = h < of.height &&"),
+    Mutation("three: no zeros to the right", THREE, "w >= 0 && w < of.width &&", "w >= 0 &&"),
+    Mutation("three: channels unguarded", THREE, " && c0 + c < of.channels", ""),
+    Mutation(
+        "three: filters unguarded",
+        THREE,
+        "c < of.channels ? tap * of.channels + c : pass.end",
+        "tap * of.channels + c",
+        equivalent="the image has zeros there, and filters are finite",
+    ),
+    Mutation("three: taps forwards", THREE, "of.direction * r) *", "r) *"),
+    Mutation("three: rows unguarded", THREE, "row >= of.pixels_h || ", ""),
+    Mutation("three: columns of pixels unguarded", THREE, " || column >= of.pixels_w", ""),
+    Mutation("three: fourth colour", THREE, "if (k < pass.columns) ", ""),
+    Mutation("three: the last channels lost", THREE, "c0 < of.channels; c0 +=", "c0 + CHANNELS <= of.channels; c0 +="),
+    Mutation("three: tiles of the largest class", THREE, "if (static_cast<int>(blockIdx.x) < g.n * tiles) ", ""),
+    Mutation("three: always class 0", THREE, "pass(g, blockIdx.z)", "pass(g, 0)"),
+    Mutation("three: half of the depth", THREE, "c < CHANNELS; c += 4", "c < CHANNELS / 2; c += 4"),
+    Mutation("three: rows of a warp overlap", THREE, "threadIdx.x / 32 * ROWS", "threadIdx.x / 32"),
     # -- geometry
     Mutation("class: first tap without the padding", GEOMETRY, "first = (remainder + before)", "first = remainder"),
     Mutation(
@@ -309,6 +333,11 @@ def check(files: set[str]) -> None:
     """Every rung that uses a file: all tiles and passes on sizes that straddle tiles, in three orders of warps."""
     if GEOMETRY in files:
         check_division()
+    if THREE in files:
+        for name in ("forward", "input_grad"):
+            for g in ladder.of_three_columns(name):
+                if g.h * g.w * g.c * g.k < 100_000:
+                    check_one(ladder.PASSES[name], g, ladder.THREE_COLUMNS, None)
     rungs = {rung for file in files for rung in CONCERNED[file]}
     for rung, tile in ladder.EVERY_TILE:
         if rung not in rungs:
@@ -331,7 +360,8 @@ def check_one(what: ladder.Pass, g: ladder.Geometry, rung: int, tile: int | None
             results.append(ladder.run(what, g, given, **ladder.forced(rung, tile)))
         for array in allocated:
             ladder.check_guards(array)
-    ladder.assert_right(what, g, arrays, results[0], ladder.RUNGS[rung].precision, slope)
+    precision = ladder.RUNGS[rung].precision if rung else "float32"
+    ladder.assert_right(what, g, arrays, results[0], precision, slope)
     for other in results[1:]:
         np.testing.assert_array_equal(results[0], other)
     ladder.check_nan_stays(what, g, rung, tile)

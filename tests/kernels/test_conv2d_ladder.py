@@ -26,7 +26,7 @@ from minigan import backend
 from minigan.kernel_launch import launch
 from minigan.ops import conv2d_cuda
 from minigan.ops.conv2d import Conv2d, Conv2dInputGrad, Conv2dWeightGrad, _sample_geometries
-from minigan.ops.conv2d_cuda import RUNGS, choose_rung, choose_slices, choose_tile
+from minigan.ops.conv2d_cuda import RUNGS, THREE_COLUMNS, choose_rung, choose_slices, choose_tile, suits_three_columns
 from minigan.ops.geometry import Geometry, convolution
 
 GUARD = 64  # elements on both sides of every array
@@ -381,7 +381,7 @@ def test_what_is_chosen_by_default(name):
         for g in SIZES[:5]:
             arrays = random_inputs(PASSES[name], g)
             result = run(PASSES[name], g, arrays, precision=precision)
-            assert_right(PASSES[name], g, arrays, result, precision)
+            assert_right(PASSES[name], g, arrays, result, "float32" if suits_three_columns(name, g) else precision)
             arrays = random_inputs(PASSES[name], g, np.float64)
             assert_right(PASSES[name], g, arrays, run(PASSES[name], g, arrays, precision=precision))
 
@@ -431,6 +431,84 @@ def test_random_problems(rung, name):
         arrays = random_inputs(what, g)
         result = run(what, g, arrays, rung=rung)
         assert_right(what, g, arrays, result, precision=RUNGS[rung].precision)
+
+
+# ---- three columns ---------------------------------------------------------------------------------------------------
+
+# The ends of the five systems, their channels divided by 8, batch 1; then sizes that straddle its tiles of 16 x 32
+# pixels and 8 channels, and classes without taps or pixels.
+IMAGES = [
+    *[
+        problem((1, h, h, c), (k, r, r, c), stride, padding)
+        for layers in SYSTEMS.values()
+        for h, c, k, r, stride, padding in layers
+        if 3 in (c, k)
+    ],
+    problem((1, 128, 128, 3), (8, 5, 5, 3), 1, "same"),
+    problem((1, 32, 32, 16), (3, 5, 5, 16), 1, "same"),
+    problem((2, 64, 64, 3), (8, 4, 4, 3), 2, "same"),
+    problem((1, 1, 1, 1), (1, 1, 1, 1), 1, 0),
+    problem((3, 15, 31, 9), (3, 3, 3, 9), 1, "same"),
+    problem((2, 17, 33, 7), (2, 5, 4, 7), 1, "valid"),
+    problem((2, 33, 65, 2), (19, 5, 5, 2), 2, "same"),
+    problem((1, 6, 7, 33), (1, 1, 5, 33), 1, ((0, 3), (2, 0))),
+    problem((2, 9, 7, 3), (4, 2, 1, 3), (3, 2), (1, 0)),  # kernel smaller than the stride
+    problem((1, 2, 2, 3), (4, 5, 5, 3), 3, "same"),  # image smaller than the stride
+    problem((1, 40, 9, 3), (12, 10, 9, 3), 2, 4),  # ten taps, five a class
+]
+
+
+def of_three_columns(name):
+    return [g for g in IMAGES if suits_three_columns(name, g)]
+
+
+@pytest.mark.parametrize("name", ["forward", "input_grad"])
+@pytest.mark.parametrize("slope", [1.0, 0.2])
+def test_three_columns(slope, name):
+    what, found = PASSES[name], of_three_columns(name)
+    for number, g in enumerate(found):
+        arrays = random_inputs(what, g, bias=number % 2 == 0)
+        given = arrays if slope == 1 else [*arrays, *[None] * (3 - len(arrays)), slope]
+        assert_right(what, g, arrays, run(what, g, given, rung=THREE_COLUMNS), slope=slope)
+    assert len(found) >= 7
+
+
+@pytest.mark.parametrize("name", ["forward", "input_grad"])
+def test_three_columns_keep_a_nan_where_it_belongs(name):
+    for g in of_three_columns(name)[-3:]:
+        check_nan_stays(PASSES[name], g, THREE_COLUMNS, None)
+
+
+@pytest.mark.parametrize("name", ["forward", "input_grad"])
+def test_three_columns_in_every_order_of_warps_and_from_any_address(name):
+    for g in (IMAGES[-8], IMAGES[-5], IMAGES[0]):
+        if not suits_three_columns(name, g):
+            continue
+        arrays, results = random_inputs(PASSES[name], g), []
+        for seed in (0, 1, 2, 3):
+            with options(seed=seed):
+                results.append(run(PASSES[name], g, arrays, rung=THREE_COLUMNS))
+        moved = np.empty(arrays[0].size + 1, np.float32)[1:].reshape(arrays[0].shape)
+        moved[...] = arrays[0]
+        results.append(run(PASSES[name], g, [moved, *arrays[1:]], rung=THREE_COLUMNS))
+        for other in results[1:]:
+            np.testing.assert_array_equal(results[0], other)
+
+
+def test_which_passes_have_three_columns():
+    colours, grey = problem((1, 8, 8, 16), (3, 5, 5, 16), 1, "same"), problem((2, 8, 8, 1), (16, 5, 5, 1), 2, "same")
+    assert [suits_three_columns(name, colours) for name in PASSES] == [True, False, False]
+    assert [suits_three_columns(name, grey) for name in PASSES] == [False, True, False]
+    assert not suits_three_columns("forward", problem((1, 8, 8, 16), (3, 5, 5, 16), 2, "same"))
+    assert not suits_three_columns("forward", problem((1, 8, 8, 16), (3, 7, 5, 16), 1, "same"))
+    assert not suits_three_columns("forward", problem((1, 8, 8, 16), (4, 5, 5, 16), 1, "same"))
+    arrays = random_inputs(PASSES["forward"], grey)
+    with pytest.raises(ValueError, match=r"three_columns\.cu does not compute such a forward pass in float32"):
+        run(PASSES["forward"], grey, arrays, rung=THREE_COLUMNS)
+    for precision in ROUNDED:
+        by_default = run(PASSES["input_grad"], grey, random_inputs(PASSES["input_grad"], grey), precision=precision)
+        forced_to = run(PASSES["input_grad"], grey, random_inputs(PASSES["input_grad"], grey), rung=THREE_COLUMNS)
+        np.testing.assert_array_equal(by_default, forced_to)
 
 
 # ---- the same bits ---------------------------------------------------------------------------------------------------
