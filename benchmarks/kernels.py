@@ -29,7 +29,7 @@ from timing import CudaTimer, HostTimer, Timer, Work, interleave
 
 from minigan.backend import Array, cuda_index, cupy, default_device, is_cuda, resolve_device
 from minigan.cpu import thread_count
-from minigan.ops.conv2d_cuda import RUNGS, architecture
+from minigan.ops.conv2d_cuda import RUNGS, THREE_COLUMNS, architecture, suits_three_columns
 
 CPU_BATCH = 2
 SECONDS = {"cpu": 0.6, "cuda": 0.6}
@@ -93,10 +93,16 @@ class Bench:
             given = conv.upload({one: conv.rounded(a, precision) for one, a in drawn.items()}, self.device)
             call = conv.on_rung(g, name, given, self.device, rung)
             peer = f"cuDNN {precision.name}" if self.torch is not None else None
-            chosen = rung == conv.chosen_rung(g, self.device, precision.name)
+            chosen = rung == conv.chosen_rung(g, name, self.device, precision.name)
             found.append(Competitor(f"rung {rung}", precision, call, "cupy", peer, lambda y: y, chosen))
             if precision not in needed:
                 needed.append(precision)
+        if suits_three_columns(name, g):
+            for precision in needed:
+                given = conv.upload({one: conv.rounded(a, precision) for one, a in drawn.items()}, self.device)
+                call = conv.on_rung(g, name, given, self.device, THREE_COLUMNS)
+                peer = f"cuDNN {precision.name}" if self.torch is not None else None
+                found.append(Competitor("three columns", precision, call, "cupy", peer, lambda y: y, chosen=True))
         if self.torch is not None:
             found += [self._peer(problem, name, p, drawn, f"cuDNN {p.name}") for p in needed]
         return found

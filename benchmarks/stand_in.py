@@ -12,8 +12,8 @@ their pages are never touched.
 
 What one call stands for on a GPU. "kernel": a launch of kernels/*.cu. "array": an expression of CuPy on whole arrays (a
 ufunc, a sum, a fill, a copy in device memory), a kernel of CuPy's; a sum may take two. "product": a call of cuBLAS,
-which may take two kernels. "upload", "download": a copy between host and device. Bytes: each array of a call once,
-though a kernel may read it more often, and from caches.
+which may take two kernels. "upload", "download": a copy between host and device; "download later": one that nobody
+waits for. Bytes: each array of a call once, though a kernel may read it more often, and from caches.
 """
 
 import weakref
@@ -61,6 +61,7 @@ class Gpu:
     calls: list[Call] = field(default_factory=list)
     pool: "Pool" = field(default_factory=lambda: Pool())
     captured: list[tuple[Call, Callable[[], Any]]] | None = None
+    under_way: list[Callable[[], Any]] = field(default_factory=list)  # copies to the host that nobody waited for yet
 
     def empty(self, shape: Any, dtype: Any = np.float64) -> "ndarray":
         """Full of NaN, in a replay as well, so that what is read before it is written is seen."""
@@ -125,12 +126,29 @@ class CaptureUnsupported(RuntimeError):
     """As cupy.cuda.runtime.CUDARuntimeError, for what would wait in a capture."""
 
 
+class Event:
+    """Copies to the host that were asked for before it was recorded have come when it was waited for, not earlier."""
+
+    def __init__(self, gpu: Gpu) -> None:
+        self.gpu = gpu
+
+    def record(self) -> None:
+        self.copies, self.gpu.under_way = self.gpu.under_way, []
+
+    def synchronize(self) -> None:
+        while self.copies:
+            self.copies.pop(0)()
+
+
 class Stream(nullcontext):  # type: ignore[type-arg]
     """A stream on which a graph can be captured; there is one order of work here, whatever the stream."""
 
     def __init__(self, gpu: Gpu) -> None:
         super().__init__(self)
         self.gpu = gpu
+
+    def synchronize(self) -> None:
+        """All work is done as soon as it is asked for."""
 
     def begin_capture(self) -> None:
         self.gpu.captured = []
@@ -274,6 +292,13 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
         self.gpu.do("download", "download", [self], [], partial(np.copyto, found, self.host))
         return found
 
+    def gpu_to_host_later(self, out: np.ndarray) -> None:
+        """A copy to pinned memory of what is there now."""
+        now = np.zeros(self.shape, self.dtype)
+        self.gpu.do("download later", "download", [self], [], partial(np.copyto, now, self.host))
+        out.fill(np.nan)
+        self.gpu.under_way.append(partial(np.copyto, out, now))
+
     # CuPy's arrays are compared by identity only where Python has to hash them, which minigan does not.
     __hash__ = None  # type: ignore[assignment]
 
@@ -306,6 +331,8 @@ class Module:
         runtime = SimpleNamespace(getDeviceCount=lambda: 1, deviceSynchronize=lambda: None)
         memory = SimpleNamespace(OutOfMemoryError=type("OutOfMemoryError", (MemoryError,), {}))
         self.cuda = SimpleNamespace(Device=Device, runtime=runtime, memory=memory, is_available=lambda: True)
+        self.cuda.Event = lambda disable_timing=False: Event(gpu)
+        self.cuda.alloc_pinned_memory = bytearray
         self.cuda.Stream, self.cuda.MemoryPool, self.cuda.using_allocator = partial(Stream, gpu), Pool, using_allocator
 
     def full(self, shape: Any, value: Any, dtype: Any = None) -> ndarray:
@@ -331,8 +358,13 @@ class Module:
     def ascontiguousarray(self, a: ndarray) -> ndarray:
         return self.asarray(a, order="C")
 
-    def asnumpy(self, a: ndarray) -> np.ndarray:
-        return a.gpu_to_host()
+    def asnumpy(self, a: ndarray, out: np.ndarray | None = None, blocking: bool = True) -> np.ndarray:
+        if blocking:
+            return a.gpu_to_host()
+        if out is None:
+            raise NotImplementedError("expected memory to copy to")
+        a.gpu_to_host_later(out)
+        return out
 
     def broadcast_to(self, x: ndarray, shape: Any) -> ndarray:
         return x._view(np.broadcast_to(x.host, shape))

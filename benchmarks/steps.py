@@ -7,8 +7,9 @@
     python benchmarks/steps.py --device cuda --precision tf32 --out steps.json --chart steps.png
 
 Each number of threads is measured in a process of its own. In it, for each system: minigan takes two steps, PyTorch has
-to come to the same losses from the same weights, noise and images, and then both are timed in turns. What each side
-needs of memory is measured in processes where it is alone. README.md beside this file says how to read the table.
+to come to the same losses from the same weights, noise and images, and then both are timed in turns; on a GPU minigan's
+step twice, as Python runs it and as one CUDA graph ("minigan graphed"). What each side needs of memory is measured in
+processes where it is alone. README.md beside this file says how to read the table.
 """
 
 import argparse
@@ -32,13 +33,14 @@ import report as reports
 import roofline
 import step_report
 from report import OK, SKIPPED, WRONG, note
-from step_cases import EXAMPLES, Case, Record, build, judge, make_case, operations, record
+from step_cases import EXAMPLES, Case, Record, build, judge, loss_tolerance, make_case, operations, record
 from step_report import CaseResult, SideResult
 from timing import CudaTimer, HostTimer, Spread, Work, interleave
 
 import minigan as mg
 from minigan.backend import cuda_index, cupy, default_device, is_cuda, memory_errors, resolve_device
 from minigan.cpu import keep_memory, thread_count
+from minigan.training.graph import WARM_UP, GraphedStep
 
 SECONDS, QUICK_SECONDS = 20.0, 0.5
 LEAST_ROUNDS, MOST_ROUNDS = 3, 200
@@ -67,8 +69,41 @@ class Side:
     call: Callable[[], Mapping[str, Any]]
 
 
+OURS, GRAPHED = "minigan", "minigan graphed"
+
+
 def minigan_side(system: Any, real: mg.Tensor) -> Side:
-    return Side("minigan", lambda: system.step(real))
+    return Side(OURS, lambda: system.step(real))
+
+
+def graphed_side(case: Case, real: mg.Tensor, one: SideResult) -> Side | None:
+    """The step as a CUDA graph, which first has to come to the losses of the step itself; None if it does not.
+
+    `one` notes how near they are, or why there is none.
+    """
+    said: list[str] = []
+    step = GraphedStep(build(case), case.device, said.append)
+    found = _losses(step, real)
+    if not step.replayed:
+        one.fail(SKIPPED, "; ".join(said))
+        return None
+    expected = _losses(build(case).step, real)  # `build` seeds the random numbers
+    tolerance = loss_tolerance(case, untouched=False)
+    errors = [
+        abs(losses[name] - value) / (tolerance * abs(value))
+        for losses, right in zip(found, expected, strict=True)
+        for name, value in right.items()
+    ]
+    one.error = float(np.max(errors))  # NaN is the largest
+    if not (one.error <= 1):
+        one.fail(WRONG, f"the losses of {len(found)} steps are {found}, those of the step itself {expected}")
+        return None
+    return Side(GRAPHED, lambda: step(real))
+
+
+def _losses(step: Callable[[mg.Tensor], Mapping[str, Any]], real: mg.Tensor) -> list[dict[str, float]]:
+    """Of so many steps that the last ones of a graph are replayed."""
+    return [{name: float(value) for name, value in step(real).items() if "loss" in name} for _ in range(WARM_UP + 2)]
 
 
 def torch_side(case: Case, variant: str, numbers: Mapping[str, float]) -> tuple[Any, Any]:
@@ -222,28 +257,30 @@ def memory_of(case: Case, side: str) -> dict[str, int]:
     On a CPU those of the process, libraries and all; on a GPU those of the side's tensors and workspaces.
     """
     counter = GpuBytes()
-    counting = counter.counting() if is_cuda(case.device) and side == "minigan" else nullcontext()
-    if side != "minigan":
+    counting = counter.counting() if is_cuda(case.device) and side in (OURS, GRAPHED) else nullcontext()
+    ours = side in (OURS, GRAPHED)
+    if not ours:
         import torch
 
         import_torch(case.device)
     before = resident("VmRSS")
     with counting:
-        if side == "minigan":
+        if ours:
             keep_memory()
-            call = minigan_side(build(case), mg.tensor(case.real(), device=case.device)).call
+            system, images = build(case), mg.tensor(case.real(), device=case.device)
+            call = partial(GraphedStep(system, case.device, note) if side == GRAPHED else system.step, images)
         else:
             step, real = torch_side(case, side, RUN_NUMBERS)
 
             def call() -> Mapping[str, Any]:
                 return drawn_and_run(step, real)
 
-        for _ in range(MEMORY_STEPS):
+        for _ in range(MEMORY_STEPS + (WARM_UP if side == GRAPHED else 0)):
             call()
         wait_for(case.device)()
     if not is_cuda(case.device):
         return {"before": before, "peak": resident("VmHWM")}
-    peak = counter.peak if side == "minigan" else torch.cuda.max_memory_allocated(cuda_index(case.device))
+    peak = counter.peak if ours else torch.cuda.max_memory_allocated(cuda_index(case.device))
     return {"before": 0, "peak": peak}
 
 
@@ -302,6 +339,12 @@ class Bench:
         if not all(np.isfinite(value) for losses in known.losses for value in losses.values()):
             ours.fail(WRONG, f"losses that are not finite: {known.losses}")
             return
+        if is_cuda(case.device):
+            one = SideResult(GRAPHED)
+            result.sides.append(one)
+            graphed = graphed_side(case, real, one)
+            if graphed is not None:
+                sides.append(graphed)
         for variant in self.variants:
             one = SideResult(f"PyTorch {variant}")
             result.sides.append(one)

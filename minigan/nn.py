@@ -128,8 +128,11 @@ class Sequential(Module):
         while modules:
             module, *modules = modules
             following = modules[0] if modules else None
-            if type(module) is BatchNorm2d and type(following) is LeakyReLU:
-                x = module.forward(x, following.slope)  # one op, which neither writes nor keeps what lies between
+            slope = following.slope if type(following) is LeakyReLU else 0.0 if type(following) is ReLU else None
+            if slope is not None and (
+                type(module) is BatchNorm2d or type(module) is Conv2d or type(module) is ConvTranspose2d
+            ):
+                x = module.forward(x, slope)  # one op, which neither writes nor keeps what lies between
                 modules.pop(0)
             else:
                 x = module(x)
@@ -173,8 +176,8 @@ class Conv2d(Module):
         self.weight = Parameter(weight_init((k, r, s, c)))
         self.bias = Parameter(init.zeros((k,))) if bias else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding)
+    def forward(self, x: Tensor, slope: float = 1.0) -> Tensor:
+        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, slope)
 
 
 class ConvTranspose2d(Module):
@@ -205,8 +208,8 @@ class ConvTranspose2d(Module):
         self.weight = Parameter(weight_init((k, r, s, c)))
         self.bias = Parameter(init.zeros((c,))) if bias else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.conv_transpose2d(x, self.weight, self.bias, self.stride, self.padding, self.output_padding)
+    def forward(self, x: Tensor, slope: float = 1.0) -> Tensor:
+        return F.conv_transpose2d(x, self.weight, self.bias, self.stride, self.padding, self.output_padding, slope)
 
 
 class Linear(Module):

@@ -31,7 +31,7 @@ conv2d_forward(const REAL* x, const REAL* w, const REAL* bias, REAL* y, Conv g) 
       const REAL* filter = w + ((k * g.r + r) * g.s + s) * g.c;
       for (int c = 0; c < g.c; c++) sum += values[c] * filter[c];
     }
-  y[index] = sum;
+  y[index] = leaky(sum, g.slope);
 }
 
 // gy (N, P, Q, K), w (K, R, S, C), bias (C) or null -> gx (N, H, W, C).
@@ -51,7 +51,7 @@ conv2d_input_grad(const REAL* gy, const REAL* w, const REAL* bias, REAL* gx, Con
       const REAL* filter = w + (r * g.s + s) * g.c + c;
       for (int k = 0; k < g.k; k++) sum += grads[k] * filter[k * g.r * g.s * g.c];
     }
-  gx[index] = sum;
+  gx[index] = leaky(sum, g.slope);
 }
 
 // x (N, H, W, C), gy (N, P, Q, K) -> gw (K, R, S, C).

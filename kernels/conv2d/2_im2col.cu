@@ -48,14 +48,14 @@ extern "C" __global__ void __launch_bounds__(256) col2im(const REAL* columns, co
       if (p < 0 || p >= g.p || q < 0 || q >= g.q) continue;
       sum += columns[((((n * g.p + p) * g.q + q) * g.r + r) * g.s + s) * g.c + c];
     }
-  gx[index] = sum;
+  gx[index] = leaky(sum, g.slope);
 }
 
-// y[row][column] = bias[column] + sum over d of a[row a_row + d a_step] b[column b_column + d b_step], for a slice of
+// y[row][column] = leaky of bias[column] + sum over d of a[row a_row + d a_step] b[column b_column + d b_step], for a slice of
 // d: block z sums from z slice_depth on, into its own y. Grid: tiles of rows, tiles of columns, slices.
 extern "C" __global__ void __launch_bounds__(TILE* TILE)
 product(const REAL* a, const REAL* b, const REAL* bias, REAL* y, int rows, int columns, int depth, int slice_depth,
-        int a_row, int a_step, int b_column, int b_step) {
+        int a_row, int a_step, int b_column, int b_step, double slope) {
   __shared__ REAL a_tile[TILE][TILE + 1], b_tile[TILE][TILE + 1];  // + 1: rows begin in different banks
   const int tx = threadIdx.x, ty = threadIdx.y;
   const int row0 = blockIdx.x * TILE, column0 = blockIdx.y * TILE;
@@ -74,5 +74,5 @@ product(const REAL* a, const REAL* b, const REAL* bias, REAL* y, int rows, int c
   }
   const int row = row0 + ty, column = column0 + tx;
   if (row < rows && column < columns)
-    y[(static_cast<long long>(blockIdx.z) * rows + row) * columns + column] = sum + (bias ? bias[column] : 0);
+    y[(static_cast<long long>(blockIdx.z) * rows + row) * columns + column] = Epilogue{slope}.finish(sum, bias, column);
 }

@@ -39,7 +39,7 @@ __device__ __forceinline__ void product(const Pass& pass, const REAL* a, const R
     __syncthreads();  // and may be overwritten
   }
   const int row = row0 + t / BN, column = column0 + t % BN;
-  if (row < pass.rows && column < pass.columns) y[pass.output(row) + column] = sum + (bias ? bias[column] : 0);
+  if (row < pass.rows && column < pass.columns) y[pass.output(row) + column] = pass.finish(sum, bias, column);
 }
 
 #include "passes.cuh"

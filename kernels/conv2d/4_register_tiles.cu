@@ -110,7 +110,7 @@ __device__ __forceinline__ void product(const Pass& pass, const float* a, const 
 #pragma unroll
     for (int j = 0; j < TN; j++) {
       const int column = column0 + own_line(j, tx, TX);
-      if (column < pass.columns) y[begin + column] = sums[i][j] + (bias ? bias[column] : 0);
+      if (column < pass.columns) y[begin + column] = pass.finish(sums[i][j], bias, column);
     }
   }
 }

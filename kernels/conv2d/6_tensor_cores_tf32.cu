@@ -103,7 +103,7 @@ __device__ __forceinline__ void product(const Pass& pass, const float* a, const 
 #pragma unroll
         for (int e = 0; e < 2; e++) {
           const int column = column0 + warp_column + j * 8 + lane % 4 * 2 + e;
-          if (column < pass.columns) y[begin + column] = sums[i][j][half * 2 + e] + (bias ? bias[column] : 0);
+          if (column < pass.columns) y[begin + column] = pass.finish(sums[i][j][half * 2 + e], bias, column);
         }
     }
 }

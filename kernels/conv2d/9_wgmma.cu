@@ -224,7 +224,7 @@ __device__ __forceinline__ void product(const Pass& pass, const HALF* a, const H
 #pragma unroll
       for (int e = 0; e < 2; e++) {
         const int column = blockIdx.y * BN + j * 8 + lane % 4 * 2 + e;
-        if (column < pass.columns) y[begin + column] = sums[j * 4 + half * 2 + e] + (bias ? bias[column] : 0);
+        if (column < pass.columns) y[begin + column] = pass.finish(sums[j * 4 + half * 2 + e], bias, column);
       }
   }
 }

@@ -14,8 +14,26 @@
 
 #include "common.cuh"
 
+// slope: of the LeakyReLU that the outputs of the forward pass and of the input gradient go through; 1: none.
 struct Conv {
   int n, h, w, c, k, r, s, p, q, stride_h, stride_w, top, left;
+  double slope;
+};
+
+// A slope of 0 gives 0 for infinity too; a NaN stays one.
+template <class T>
+__device__ __forceinline__ T leaky(T y, double slope) {
+  const T factor = static_cast<T>(slope);
+  return y > 0 ? y : factor == 0 && y == y ? 0 : factor * y;
+}
+
+// What follows a sum, while it is in a register: the bias, if there is one, and LeakyReLU.
+struct Epilogue {
+  double slope;
+  template <class T>
+  __device__ __forceinline__ T finish(T sum, const T* bias, int column) const {
+    return leaky(sum + (bias ? bias[column] : 0), slope);
+  }
 };
 
 // n / divisor for 0 <= n < 2^31 by a multiplication, since a GPU has no instruction for integer division.
@@ -158,13 +176,13 @@ struct ClassFilters {
 // Y[row][column] = sum of A[row][d] B[column][d] over begin <= d < end. Row `row` of Y begins at output(row) of the
 // array.
 
-struct Forward {
+struct Forward : Epilogue {
   int rows, columns, begin, end;
   PixelsByTaps a;
   Filters b;
 
   __device__ __forceinline__ explicit Forward(const Conv& g)
-      : rows(g.n * g.p * g.q), columns(g.k), begin(0), end(g.r * g.s * g.c), a{input_patches(g), rows},
+      : Epilogue{g.slope}, rows(g.n * g.p * g.q), columns(g.k), begin(0), end(g.r * g.s * g.c), a{input_patches(g), rows},
         b{columns, end} {}
 
   __device__ __forceinline__ int output(int row) const { return row * columns; }
@@ -184,7 +202,7 @@ struct ParityClass {
   }
 };
 
-struct InputGrad {
+struct InputGrad : Epilogue {
   int rows, columns, begin, end;
   int height, width, row_remainder, column_remainder, stride_h, stride_w;
   PixelsByTaps a;
@@ -198,7 +216,7 @@ struct InputGrad {
 
   __device__ __forceinline__ InputGrad(const Conv& g, int row_remainder, int column_remainder, ParityClass v,
                                        ParityClass h)
-      : rows(g.n * v.positions * h.positions), columns(g.c), begin(0), end(v.count * h.count * g.k), height(g.h),
+      : Epilogue{g.slope}, rows(g.n * v.positions * h.positions), columns(g.c), begin(0), end(v.count * h.count * g.k), height(g.h),
         width(g.w), row_remainder(row_remainder), column_remainder(column_remainder), stride_h(g.stride_h),
         stride_w(g.stride_w),
         a{Patches(g.p, g.q, g.k, v.positions, h.positions, 1, 1, v.offset, h.offset, v.count, h.count, -1), rows},
@@ -224,4 +242,9 @@ struct WeightGrad {
         a{rows}, b{input_patches(g), columns} {}
 
   __device__ __forceinline__ int output(int row) const { return row * columns; }
+
+  template <class T>
+  __device__ __forceinline__ T finish(T sum, const T*, int) const {
+    return sum;
+  }
 };

@@ -14,13 +14,25 @@ import numpy as np
 from minigan.backend import Array, dispatch
 from minigan.ops import conv2d_cpu, conv2d_cuda, geometry
 from minigan.ops.geometry import Geometry, Padding, Pair
+from minigan.ops.leaky_relu import ScaleNegative, scale_negative
 from minigan.ops.reduce import sum
 from minigan.tensor import Op, Tensor
 
 Samples = Iterator[tuple[tuple[np.ndarray, ...], dict[str, Any]]]
 
-conv_forward = dispatch(cpu=conv2d_cpu.forward, cuda=conv2d_cuda.forward)
-conv_input_grad = dispatch(cpu=conv2d_cpu.input_grad, cuda=conv2d_cuda.input_grad)
+
+def _activated(leaf: Any) -> Any:
+    """A leaf of the CPU with LeakyReLU behind it; slope 1: none."""
+
+    def with_slope(x: Array, w: Array, g: Geometry, bias: Array | None = None, slope: float = 1.0) -> Array:
+        y = leaf(x, w, g) if bias is None else leaf(x, w, g, bias)
+        return y if slope == 1 else scale_negative("cpu", y, y, slope)
+
+    return with_slope
+
+
+conv_forward = dispatch(cpu=_activated(conv2d_cpu.forward), cuda=conv2d_cuda.forward)
+conv_input_grad = dispatch(cpu=_activated(conv2d_cpu.input_grad), cuda=conv2d_cuda.input_grad)
 conv_weight_grad = dispatch(cpu=conv2d_cpu.weight_grad, cuda=conv2d_cuda.weight_grad)
 
 
@@ -29,17 +41,23 @@ class Conv2d(Op):
     """(N, H, W, C), (K, R, S, C) and optionally (K,) -> (N, P, Q, K).
 
     y[n, p, q, k] = b[k] + sum over r, s, c of x[n, p stride - top + r, q stride - left + s, c] w[k, r, s, c].
-    gx = input_grad(gy, w), gw = weight_grad(x, gy), gb = gy summed over n, p, q.
+    gx = input_grad(gy, w), gw = weight_grad(x, gy), gb = gy summed over n, p, q. slope: of a LeakyReLU behind it.
     """
 
     geometry: Geometry
+    slope: float = 1.0
 
     saved_inputs = (0, 1)
+    keeps_output = True
 
     def forward(self, x: Array, w: Array, *bias: Array) -> Array:
-        return conv_forward(self.device, x, w, self.geometry, *bias)
+        out = conv_forward(self.device, x, w, self.geometry, bias[0] if bias else None, self.slope)
+        self.out = None if self.slope == 1 else out  # its signs are those before LeakyReLU
+        return out
 
     def backward(self, gy: Tensor) -> tuple[Tensor | None, ...]:
+        if self.out is not None:
+            gy = ScaleNegative(self.slope)(Tensor(self.out, device=self.device), gy)
         x, w, *_ = self.inputs
         return (
             Conv2dInputGrad(self.geometry)(gy, w) if self.needed[0] else None,
@@ -48,20 +66,23 @@ class Conv2d(Op):
         )
 
     @staticmethod
-    def reference(x: np.ndarray, w: np.ndarray, *bias: np.ndarray, geometry: Geometry) -> np.ndarray:
+    def reference(
+        x: np.ndarray, w: np.ndarray, *bias: np.ndarray, geometry: Geometry, slope: float = 1.0
+    ) -> np.ndarray:
         g = geometry
         y = np.zeros(g.y_shape, x.dtype)
         for p, q, r, s in np.ndindex(g.p, g.q, g.r, g.s):
             i, j = p * g.stride_h - g.top + r, q * g.stride_w - g.left + s
             if 0 <= i < g.h and 0 <= j < g.w:
                 y[:, p, q] += x[:, i, j] @ w[:, r, s].T
-        return y + (bias[0] if bias else 0)
+        y += bias[0] if bias else 0
+        return np.where(y > 0, y, slope * y)
 
     @staticmethod
     def samples(rng: np.random.Generator) -> Samples:
         for g in _sample_geometries():
             inputs = rng.standard_normal(g.x_shape), rng.standard_normal(g.w_shape), rng.standard_normal(g.k)
-            yield inputs[: 2 + g.n % 2], {"geometry": g}
+            yield inputs[: 2 + g.n % 2], {"geometry": g, "slope": 0.3 if g.stride_w == 1 else 1.0}
 
 
 @dataclass
@@ -73,13 +94,19 @@ class Conv2dInputGrad(Op):
     """
 
     geometry: Geometry
+    slope: float = 1.0
 
     saved_inputs = (0, 1)
+    keeps_output = True
 
     def forward(self, y: Array, w: Array, *bias: Array) -> Array:
-        return conv_input_grad(self.device, y, w, self.geometry, *bias)
+        out = conv_input_grad(self.device, y, w, self.geometry, bias[0] if bias else None, self.slope)
+        self.out = None if self.slope == 1 else out  # its signs are those before LeakyReLU
+        return out
 
     def backward(self, gx: Tensor) -> tuple[Tensor | None, ...]:
+        if self.out is not None:
+            gx = ScaleNegative(self.slope)(Tensor(self.out, device=self.device), gx)
         y, w, *_ = self.inputs
         return (
             Conv2d(self.geometry)(gx, w) if self.needed[0] else None,
@@ -88,20 +115,23 @@ class Conv2dInputGrad(Op):
         )
 
     @staticmethod
-    def reference(y: np.ndarray, w: np.ndarray, *bias: np.ndarray, geometry: Geometry) -> np.ndarray:
+    def reference(
+        y: np.ndarray, w: np.ndarray, *bias: np.ndarray, geometry: Geometry, slope: float = 1.0
+    ) -> np.ndarray:
         g = geometry
         x = np.zeros(g.x_shape, y.dtype)
         for p, q, r, s in np.ndindex(g.p, g.q, g.r, g.s):
             i, j = p * g.stride_h - g.top + r, q * g.stride_w - g.left + s
             if 0 <= i < g.h and 0 <= j < g.w:
                 x[:, i, j] += y[:, p, q] @ w[:, r, s]
-        return x + (bias[0] if bias else 0)
+        x += bias[0] if bias else 0
+        return np.where(x > 0, x, slope * x)
 
     @staticmethod
     def samples(rng: np.random.Generator) -> Samples:
         for g in _sample_geometries():
             inputs = rng.standard_normal(g.y_shape), rng.standard_normal(g.w_shape), rng.standard_normal(g.c)
-            yield inputs[: 2 + g.n % 2], {"geometry": g}
+            yield inputs[: 2 + g.n % 2], {"geometry": g, "slope": 0.3 if g.stride_w == 1 else 1.0}
 
 
 @dataclass
@@ -158,15 +188,21 @@ def _sample_geometries() -> Iterator[Geometry]:
 
 
 def conv2d(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int | Pair = 1, padding: Padding = 0
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Pair = 1,
+    padding: Padding = 0,
+    slope: float = 1.0,
 ) -> Tensor:
     """Convolution: (N, H, W, C), (K, R, S, C) -> (N, P, Q, K), with P = (H + top + bottom - R) // stride + 1.
 
     bias: (K,). padding: a number, a pair (vertical, horizontal), ((top, bottom), (left, right)), "valid" (none) or
     "same" (TensorFlow's: P = ceil(H / stride), the smaller half before).
+    slope: of a LeakyReLU behind it; 1 is none.
     """
     g = geometry.convolution("conv2d", x.shape, weight.shape, stride, padding)
-    return Conv2d(g)(x, weight, *_bias("conv2d", bias, g.k))
+    return Conv2d(g, slope)(x, weight, *_bias("conv2d", bias, g.k))
 
 
 def conv_transpose2d(
@@ -176,16 +212,17 @@ def conv_transpose2d(
     stride: int | Pair = 1,
     padding: Padding = 0,
     output_padding: int | Pair = 0,
+    slope: float = 1.0,
 ) -> Tensor:
     """Transposed convolution.
 
     (N, P, Q, K), (K, R, S, C) -> (N, H, W, C), H = (P - 1) stride - top - bottom + R + output_padding.
 
     It is the input gradient of the convolution with this weight, stride and padding. bias: (C,). With padding "same" H
-    = P stride.
+    = P stride. slope: as in conv2d.
     """
     g = geometry.transposed("conv_transpose2d", x.shape, weight.shape, stride, padding, output_padding)
-    return Conv2dInputGrad(g)(x, weight, *_bias("conv_transpose2d", bias, g.c))
+    return Conv2dInputGrad(g, slope)(x, weight, *_bias("conv_transpose2d", bias, g.c))
 
 
 def conv2d_weight_grad(

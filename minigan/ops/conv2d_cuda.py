@@ -4,7 +4,7 @@ Each function chooses a rung, a tile and a grid, provides the workspace, and lau
 is a matrix product with rows, columns and a depth that is summed over.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -12,6 +12,8 @@ import numpy as np
 
 from minigan.backend import PRECISIONS, Array, array_module, cuda_architecture, is_cuda, matmul_precision, on_device
 from minigan.kernel_launch import launch
+from minigan.ops import conv2d_tune
+from minigan.ops.conv2d_tune import Choice
 from minigan.ops.geometry import Geometry
 
 # The kernels count with int. This much is left for the last tile, which may reach beyond the end.
@@ -133,6 +135,17 @@ RUNGS: dict[int, Rung] = {
 
 FOLDER = "conv2d"
 
+# three_columns.cu, not a rung: see there. For the same bytes it computes 3 columns, where the ladder's narrowest tile
+# has 16 (rung 4), or 64 (on tensor cores, whose peak rate is not 21 times that of the other units).
+THREE_COLUMNS = 0
+
+
+def suits_three_columns(what: str, g: Geometry) -> bool:
+    """Whether three_columns.cu computes such a pass."""
+    if what == "forward":
+        return g.k <= 3 and g.stride_h == g.stride_w == 1 and max(g.r, g.s) <= 5
+    return what == "input_grad" and g.c <= 3 and max(-(-g.r // g.stride_h), -(-g.s // g.stride_w)) <= 5
+
 
 # ---- choices --------------------------------------------------------------------------------------------------------
 
@@ -190,11 +203,18 @@ def _widest(tile: Tile, allowed: tuple[int, int]) -> tuple[int, int] | None:
     return max((v for v in tile.vectors if v[0] <= allowed[0] and v[1] <= allowed[1]), default=None)
 
 
-def choose_slices(tiles: int, depth: int, bk: int, outputs: int, itemsize: int) -> tuple[int, int]:
-    """(slices, depth of each, whole tiles) of a weight gradient of so many tiles, by the problem's size alone."""
+def choose_slices(
+    tiles: int, depth: int, bk: int, outputs: int, itemsize: int, slices: int | None = None
+) -> tuple[int, int]:
+    """(slices, depth of each, whole tiles) of a weight gradient of so many tiles, by the problem's size alone.
+
+    slices: about how many, if the memory suffices; else as many as keep a GPU busy.
+    """
     steps = max(1, -(-depth // bk))
-    affordable = max(1, min(WORKSPACE_BYTES // max(1, outputs * itemsize), LARGEST // max(1, outputs)))
-    wanted = max(1, min(-(-BLOCKS // tiles), steps // SLICE_TILES, affordable, 65535))
+    affordable = max(1, min(WORKSPACE_BYTES // max(1, outputs * itemsize), LARGEST // max(1, outputs), 65535))
+    wanted = max(1, min(-(-BLOCKS // tiles), steps // SLICE_TILES, affordable))
+    if slices is not None:
+        wanted = max(1, min(slices, steps, affordable))
     slice_steps = -(-steps // wanted)
     return -(-steps // slice_steps), slice_steps * bk
 
@@ -209,6 +229,57 @@ def padded(g: Geometry) -> Geometry:
     """The geometry of operands in 16 bits: 8 numbers are loaded at once, 4 where there are no more channels."""
     c, k = (4 if channels <= 4 else -(-channels // 8) * 8 for channels in (g.c, g.k))
     return replace(g, c=c, k=k)
+
+
+# ---- tuning ---------------------------------------------------------------------------------------------------------
+
+
+def candidates(what: str, g: Geometry, arch: int, precision: str, widths: tuple[int, int]) -> Iterator[Choice]:
+    """The ways to compute a pass in float32 arrays that round its factors as `precision` does, or not at all.
+
+    The default is the first. widths: how many floats at once may be loaded from the two operands.
+    """
+    default = choose_rung(g, "float32", arch, precision)
+    yield Choice(THREE_COLUMNS if suits_three_columns(what, g) else default)
+    for rung, spec in RUNGS.items():
+        if rung < 4 or arch < spec.architecture or spec.precision not in ("float32", precision):
+            continue
+        inner = padded(g) if spec.half else g
+        channels = {"forward": (g.c, g.c), "input_grad": (g.k, g.c), "weight_grad": (g.k, g.c)}[what]
+        allowed = tuple(4 if c <= 4 else 8 for c in channels) if spec.half else widths
+        for number, tile in enumerate(spec.tiles):
+            if _widest(tile, (allowed[0], allowed[1])) is None:
+                continue
+            if what != "weight_grad":
+                yield Choice(rung, number)
+                continue
+            rows, columns, depth = inner.k, inner.r * inner.s * inner.c, g.n * g.p * g.q
+            tiles = int(np.prod(_tiles(rows, columns, tile)))
+            usual, _ = choose_slices(tiles, depth, tile.bk, rows * columns, 4)
+            for slices in sorted({max(1, usual // 4), max(1, usual // 2), usual, 2 * usual}):
+                yield Choice(rung, number, slices)
+
+
+def _tuned(what: str, run: Callable[..., Array], device: str, g: Geometry, precision: str | None, arrays: Any) -> Array:
+    """A pass by the fastest of its candidates."""
+    precision = matmul_precision(device) if precision is None else precision
+    first, second = _contiguous(device, *arrays[:2])
+    a, b = {"forward": (g.c, g.c), "input_grad": (g.k, g.c), "weight_grad": (g.k, g.c)}[what]
+    swapped = what == "weight_grad"  # its operand A is gy, its second argument
+    widths = vector(second if swapped else first, a), vector(first if swapped else second, b)
+    ways = list(candidates(what, g, architecture(device), precision, widths))
+
+    def compute(way: Choice) -> Array:
+        split = {} if way.slices is None else {"slices": way.slices}
+        return run(device, first, second, g, *arrays[2:], precision=precision, rung=way.rung, tile=way.tile, **split)
+
+    sizes = " ".join(f"{name}{size}" for name, size in asdict(g).items())
+    problem = f"{what} {precision} {sizes} vectors {widths[0]} {widths[1]}"
+    return compute(conv2d_tune.choose(device, problem, ways, compute))
+
+
+def _tunes(device: str, first: Array, g: Geometry, rung: int | None, tile: int | None) -> bool:
+    return rung is None and tile is None and conv2d_tune.enabled(device) and first.dtype == np.float32 and g.n > 0
 
 
 # ---- checks, memory -------------------------------------------------------------------------------------------------
@@ -240,7 +311,7 @@ def _empty(device: str, shape: int | tuple[int, ...], dtype: Any) -> Array:
     return array_module(device).empty(shape, dtype)
 
 
-def _rung_for(g: Geometry, dtype: Any, device: str, precision: str | None, rung: int | None) -> int:
+def _rung_for(g: Geometry, dtype: Any, device: str, precision: str | None, rung: int | None, what: str) -> int:
     precision = matmul_precision(device) if precision is None else precision
     if precision not in PRECISIONS:
         raise ValueError(f"conv2d: expected a precision of {', '.join(PRECISIONS)}, got {precision!r}")
@@ -248,6 +319,11 @@ def _rung_for(g: Geometry, dtype: Any, device: str, precision: str | None, rung:
         raise ValueError(f"conv2d: expected float32 or float64, got {dtype}")
     check_sizes(g)
     arch = architecture(device)
+    suits = dtype == np.float32 and suits_three_columns(what, g)
+    if rung == THREE_COLUMNS and not suits:
+        raise ValueError(f"conv2d: three_columns.cu does not compute such a {what} pass in {dtype}: {g}")
+    if rung == THREE_COLUMNS or (rung is None and suits):
+        return THREE_COLUMNS
     if rung is None:
         rung = choose_rung(g, str(dtype), arch, precision)
     if rung not in RUNGS:
@@ -300,6 +376,13 @@ class _Launcher:
     def each_element(self, kernel: str, count: int, args: Any, tile: Tile | None = None, vectors: Any = (1, 1)) -> None:
         self(kernel, -(-count // THREADS), THREADS, args, tile, vectors)
 
+    def three_columns(self, kernel: str, pixels: tuple[int, int, int], classes: int, args: Any, width: int) -> None:
+        """pixels: images, rows, columns of the outputs, in the largest class."""
+        n, rows, columns = pixels
+        grid = n * -(-rows // 16) * -(-columns // 32), 1, classes
+        source, macros = f"{FOLDER}/three_columns.cu", {"VECTOR_A": width}
+        launch(source, kernel, grid, 128, args, device=self.device, macros=macros)
+
     def empty(self, shape: int | tuple[int, ...], dtype: Any = None) -> Array:
         return _empty(self.device, shape, self.dtype if dtype is None else dtype)
 
@@ -327,7 +410,7 @@ class _Launcher:
         if threads:  # no images and their gradients
             if tile.packed:
                 packing = dict(zip(("depth_tiles", "classes", "line_tiles"), dense_tiles, strict=True))
-                self.each_element(f"prepare_{name}", threads, [*args, packing, asdict(g)], tile, vectors)
+                self.each_element(f"prepare_{name}", threads, [*args, packing, _conv(g)], tile, vectors)
             else:
                 self.each_element("round_operands", threads, args, tile, vectors)
         return [args[1], args[4]]
@@ -352,18 +435,24 @@ def _summed(
     tile: Tile,
     vectors: Any,
     product: Callable[[Array, int, int], None],
+    wanted: int | None = None,
 ) -> None:
     """product(partial sums, slices, depth of each), and their sum in the order of the slices in gw."""
     inner = padded(g) if RUNGS[run.rung].half else g  # what the product writes
     size = inner.k * inner.r * inner.s * inner.c
-    slices, slice_depth = choose_slices(grid[0] * grid[1], g.n * g.p * g.q, tile.bk, size, gw.itemsize)
+    slices, slice_depth = choose_slices(grid[0] * grid[1], g.n * g.p * g.q, tile.bk, size, gw.itemsize, wanted)
     if slices == 1 and inner == g:
         product(gw, 1, slice_depth)
         return
     partial = run.empty((slices, size))
     product(partial, slices, slice_depth)
-    shape = [asdict(inner), g.c] if RUNGS[run.rung].half else []
+    shape = [_conv(inner), g.c] if RUNGS[run.rung].half else []
     run.each_element("sum_slices", gw.size, [partial, gw, *shape, slices, gw.size], tile, vectors)
+
+
+def _conv(g: Geometry, slope: float = 1.0) -> dict[str, Any]:
+    """geometry.cuh's Conv."""
+    return {**asdict(g), "slope": float(slope)}
 
 
 def _tiles(rows: int, columns: int, tile: Tile) -> tuple[int, int]:
@@ -376,6 +465,7 @@ def forward(
     w: Array,
     g: Geometry,
     bias: Array | None = None,
+    slope: float = 1.0,
     *,
     precision: str | None = None,
     rung: int | None = None,
@@ -383,10 +473,13 @@ def forward(
 ) -> Array:
     """(N, H, W, C), (K, R, S, C) and optionally (K,) -> (N, P, Q, K).
 
-    precision: how operands may be rounded for tensor cores (set_matmul_precision); None: the one in force. rung, tile:
-    force one (RUNGS); else the problem decides.
+    slope: of a LeakyReLU that the outputs go through; 1 is none. precision: how operands may be rounded for tensor
+    cores (set_matmul_precision); None: the one in force. rung, tile: force one (RUNGS); else the problem decides, or
+    MINIGAN_AUTOTUNE.
     """
-    rung = _rung_for(g, x.dtype, device, precision, rung)
+    if _tunes(device, x, g, rung, tile):
+        return _tuned("forward", forward, device, g, precision, (x, w, bias, slope))
+    rung = _rung_for(g, x.dtype, device, precision, rung, "forward")
     _check_array("input", x, g.x_shape, x.dtype)
     _check_array("weight", w, g.w_shape, x.dtype)
     if bias is not None:
@@ -398,20 +491,22 @@ def forward(
         rows, depth = g.n * g.p * g.q, g.r * g.s * g.c
         if y.size == 0:
             pass
+        elif rung == THREE_COLUMNS:
+            run.three_columns("conv2d_forward", (g.n, g.p, g.q), 1, [x, w, bias, y, _conv(g, slope)], vector(x, g.c))
         elif rung == 1:
-            run.each_element("conv2d_forward", y.size, [x, w, bias, y, asdict(g)])
+            run.each_element("conv2d_forward", y.size, [x, w, bias, y, _conv(g, slope)])
         elif rung == 2:
-            _product(run, _im2col(run, x, g), w, bias, y, (rows, g.k, depth, depth), (depth, 1), (depth, 1), 1)
+            _product(run, _im2col(run, x, g), w, bias, y, (rows, g.k, depth, depth), (depth, 1), (depth, 1), 1, slope)
         else:
             chosen, vectors = choose_tile(rung, rows, g.k, _widths(run, (x, g.c), (w, g.c)), tile)
             grid, shared = _tiles(rows, g.k, chosen), _ring_bytes(chosen, True, True)
-            args = [x, w, bias, y, asdict(g)]
+            args = [x, w, bias, y, _conv(g, slope)]
             if RUNGS[rung].half:
                 inner = padded(g)
                 w_tiles = -(-inner.r * inner.s * inner.c // chosen.bk), 1, grid[1]
                 given = (x, inner.x_shape), (w, inner.w_shape)
                 operands = run.rounded("forward", chosen, vectors, inner, w_tiles, *given)
-                args = [*operands, bias, y, asdict(inner), g.k]
+                args = [*operands, bias, y, _conv(inner, slope), g.k]
             run("conv2d_forward", grid, chosen.threads, args, chosen, vectors, shared)
     return y
 
@@ -422,13 +517,16 @@ def input_grad(
     w: Array,
     g: Geometry,
     bias: Array | None = None,
+    slope: float = 1.0,
     *,
     precision: str | None = None,
     rung: int | None = None,
     tile: int | None = None,
 ) -> Array:
     """(N, P, Q, K), (K, R, S, C) and optionally (C,) -> (N, H, W, C): transposed convolution. Else as forward."""
-    rung = _rung_for(g, gy.dtype, device, precision, rung)
+    if _tunes(device, gy, g, rung, tile):
+        return _tuned("input_grad", input_grad, device, g, precision, (gy, w, bias, slope))
+    rung = _rung_for(g, gy.dtype, device, precision, rung, "input_grad")
     _check_array("output gradient", gy, g.y_shape, gy.dtype)
     _check_array("weight", w, g.w_shape, gy.dtype)
     if bias is not None:
@@ -439,27 +537,31 @@ def input_grad(
         gx = run.empty(g.x_shape)
         if gx.size == 0:
             pass
+        elif rung == THREE_COLUMNS:
+            largest = g.n, -(-g.h // g.stride_h), -(-g.w // g.stride_w)
+            args = [gy, w, bias, gx, _conv(g, slope)]
+            run.three_columns("conv2d_input_grad", largest, g.stride_h * g.stride_w, args, vector(gy, g.k))
         elif rung == 1:
-            run.each_element("conv2d_input_grad", gx.size, [gy, w, bias, gx, asdict(g)])
+            run.each_element("conv2d_input_grad", gx.size, [gy, w, bias, gx, _conv(g, slope)])
         elif rung == 2:
             rows, taps = g.n * g.p * g.q, g.r * g.s * g.c
             _check_count("im2col's matrix", rows, taps)
             columns = run.empty((rows, taps))
             _product(run, gy, w, None, columns, (rows, taps, g.k, g.k), (g.k, 1), (1, taps), 1)
-            run.each_element("col2im", gx.size, [columns, bias, gx, asdict(g)])
+            run.each_element("col2im", gx.size, [columns, bias, gx, _conv(g, slope)])
         else:
             rows = g.n * -(-g.h // g.stride_h) * -(-g.w // g.stride_w)  # of the largest class
             chosen, vectors = choose_tile(rung, rows, g.c, _widths(run, (gy, g.k), (w, g.c)), tile)
             grid = (*_tiles(rows, g.c, chosen), g.stride_h * g.stride_w)
             shared = _ring_bytes(chosen, True, False)
-            args = [gy, w, bias, gx, asdict(g)]
+            args = [gy, w, bias, gx, _conv(g, slope)]
             if RUNGS[rung].half:
                 inner = padded(g)
                 depth = -(-g.r // g.stride_h) * -(-g.s // g.stride_w) * inner.k  # of the class with the most taps
                 w_tiles = -(-depth // chosen.bk), grid[2], grid[1]
                 given = (gy, inner.y_shape), (w, inner.w_shape)
                 operands = run.rounded("input_grad", chosen, vectors, inner, w_tiles, *given)
-                args = [*operands, bias, gx, asdict(inner), g.c]
+                args = [*operands, bias, gx, _conv(inner, slope), g.c]
             run("conv2d_input_grad", grid, chosen.threads, args, chosen, vectors, shared)
     return gx
 
@@ -473,9 +575,15 @@ def weight_grad(
     precision: str | None = None,
     rung: int | None = None,
     tile: int | None = None,
+    slices: int | None = None,
 ) -> Array:
-    """(N, H, W, C), (N, P, Q, K) -> (K, R, S, C). Else as forward. The same inputs always give the same bits."""
-    rung = _rung_for(g, x.dtype, device, precision, rung)
+    """(N, H, W, C), (N, P, Q, K) -> (K, R, S, C). Else as forward. The same inputs always give the same bits.
+
+    slices: about how many the depth is cut into, if not as choose_slices says.
+    """
+    if _tunes(device, x, g, rung, tile):
+        return _tuned("weight_grad", weight_grad, device, g, precision, (x, gy))
+    rung = _rung_for(g, x.dtype, device, precision, rung, "weight_grad")
     _check_array("input", x, g.x_shape, x.dtype)
     _check_array("output gradient", gy, g.y_shape, x.dtype)
     run = _Launcher(device, rung, x.dtype)
@@ -486,7 +594,7 @@ def weight_grad(
         if gw.size == 0:
             pass
         elif rung == 1:
-            run.each_element("conv2d_weight_grad", gw.size, [x, gy, gw, asdict(g)])
+            run.each_element("conv2d_weight_grad", gw.size, [x, gy, gw, _conv(g)])
         elif rung == 2:
             patches, small = _im2col(run, x, g), RUNGS[2].tiles[0]
 
@@ -494,7 +602,7 @@ def weight_grad(
                 sizes = g.k, columns, depth, slice_depth
                 _product(run, gy, patches, None, partial, sizes, (1, g.k), (1, columns), slices)
 
-            _summed(run, gw, g, _tiles(g.k, columns, small), small, (1, 1), product)
+            _summed(run, gw, g, _tiles(g.k, columns, small), small, (1, 1), product, slices)
         else:
             inner = padded(g) if RUNGS[rung].half else g
             rows, columns = inner.k, inner.r * inner.s * inner.c
@@ -506,10 +614,10 @@ def weight_grad(
                 x, gy = run.rounded("weight_grad", chosen, vectors, inner, gy_tiles, *given)
 
             def product(partial: Array, slices: int, slice_depth: int) -> None:
-                args = [x, gy, partial, asdict(inner), slice_depth]
+                args = [x, gy, partial, _conv(inner), slice_depth]
                 run("conv2d_weight_grad", (*grid, slices), chosen.threads, args, chosen, vectors, shared)
 
-            _summed(run, gw, g, grid, chosen, vectors, product)
+            _summed(run, gw, g, grid, chosen, vectors, product, slices)
     return gw
 
 
@@ -524,7 +632,7 @@ def _im2col(run: _Launcher, x: Array, g: Geometry) -> Array:
     _check_count("im2col's matrix", rows, width)
     columns = run.empty((rows, width))
     if columns.size:
-        run.each_element("im2col", columns.size, [x, columns, asdict(g)])
+        run.each_element("im2col", columns.size, [x, columns, _conv(g)])
     return columns
 
 
@@ -538,8 +646,9 @@ def _product(
     a_strides: tuple[int, int],
     b_strides: tuple[int, int],
     slices: int,
+    slope: float = 1.0,
 ) -> None:
     """Rung 2's product; sizes: rows, columns, depth, slice depth; strides: of a line, of a step of the depth."""
     small = RUNGS[2].tiles[0]
     grid = (*_tiles(sizes[0], sizes[1], small), slices)
-    run("product", grid, (small.bn, small.bm), [a, b, bias, y, *sizes, *a_strides, *b_strides])
+    run("product", grid, (small.bn, small.bm), [a, b, bias, y, *sizes, *a_strides, *b_strides, float(slope)])

@@ -3,12 +3,13 @@
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 import minigan as mg
-from minigan.backend import memory_errors
+from minigan.backend import is_cuda, memory_errors
 from minigan.cpu import keep_memory
 from minigan.data import Batches, DataError
 from minigan.distributed import world
@@ -24,6 +25,7 @@ from minigan.training.graph import GraphedStep
 from minigan.training.health import Health, non_finite
 from minigan.training.interrupt import Interrupt, deferred_interrupts
 from minigan.training.parallel import average_buffers, expect_same, spread
+from minigan.training.readback import Readback
 from minigan.training.run import Run, checkpoints_in
 from minigan.training.scores import Scores
 from minigan.training.settings import in_steps
@@ -48,6 +50,16 @@ def train(make: Callable[[], System], options: Options[Any], dataset: Dataset) -
     if number:
         world().close()
         raise SystemExit(128 + number)
+
+
+@dataclass
+class _Line:
+    """Of the log, before its numbers are read."""
+
+    step: int
+    epoch: int
+    batch: int
+    numbers: Readback
 
 
 class _Training:
@@ -166,6 +178,7 @@ class _Training:
         real = feed(self.batches, self.options.device)
         started = time.perf_counter()
         last = False
+        unread: _Line | None = None
         with self.watch.until(steps) if self.world.is_first else nullcontext():
             while not last:
                 epoch, batch = divmod(self.batches.step, self.batches.batches_per_epoch)
@@ -176,11 +189,16 @@ class _Training:
                 saved = last or self.step % checkpoint_every == 0
                 measured = metrics_every is not None and self.step % metrics_every == 0
                 sampled = last or self.step % sample_every == 0
-                if self.step % log_every == 0 or sampled or saved or measured:
-                    values = self.world.means(results)
-                    if self.world.is_first:
-                        self.watch.log(self.step, epoch, batch, values)
-                    self._check(values, thorough=sampled or saved or measured)
+                kept = sampled or saved or measured
+                if unread is not None:  # of the step before: this one is in the GPU's queue by now
+                    self._log(unread, thorough=False)
+                    unread = None
+                if self.step % log_every == 0 or kept:
+                    unread = _Line(self.step, epoch, batch, Readback(results, self.options.device))
+                    # Nothing is kept that was not looked at. A CPU has no queue.
+                    if kept or not is_cuda(self.options.device):
+                        self._log(unread, thorough=kept)
+                        unread = None
                 if saved and self.world.comm is not None:
                     expect_same(self.system, self.world, self.step)
                 if self.world.is_first:
@@ -219,12 +237,19 @@ class _Training:
             self.system.end_epoch()
         return results
 
-    def _check(self, values: dict[str, float], thorough: bool) -> None:
+    def _log(self, line: _Line, thorough: bool) -> None:
+        """Reads the numbers, logs and judges them."""
+        values = self.world.means(line.numbers.values())
+        if self.world.is_first:
+            self.watch.log(line.step, line.epoch, line.batch, values)
+        self._check(line.step, values, thorough)
+
+    def _check(self, step: int, values: dict[str, float], thorough: bool) -> None:
         """Stops before anything that is not finite is saved. thorough: looks into the networks in any case."""
         if thorough or not all(np.isfinite(value) for value in values.values()):
             found = non_finite(self.system, values)
             if found:
-                problem = f"step {self.step:,}: {found}"
+                problem = f"step {step:,}: {found}"
                 saved = []
                 if self.world.is_first:
                     self.run.add_finding(problem)

@@ -16,7 +16,7 @@ from minigan.training.health import Health
 from minigan.training.pictures import grid
 from minigan.training.run import Run
 
-# On a GPU reading a loss waits for all work in flight, so it is not done at every step.
+# On a GPU the host is a step ahead, and Python's time for a line is better spent on the next launches.
 CUDA_LOGS_EVERY = 10
 
 

@@ -15,10 +15,12 @@ import pytest
 # The benchmarks are scripts beside each other, not a package.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
+import stand_in
 import startup
 import step_cases
 import step_report
 import steps
+from report import OK, SKIPPED, WRONG
 from step_cases import Case, judge, record
 from step_report import CaseResult, SideResult
 from timing import Spread
@@ -45,7 +47,7 @@ def tiny(system: str, **changes: Any) -> Case:
     """Not square, so that height and width cannot be confused."""
     settings = step_cases.load_example(system).PRESETS["small"]
     sizes = {"image_size": (32, 16), "base_channels": 4, "z_size": 7, "batch_size": 6}
-    return Case(system, "small", dataclasses.replace(settings, **sizes, **changes))
+    return Case(system, "small", dataclasses.replace(settings, **(sizes | changes)))
 
 
 def recorded(case: Case) -> step_cases.Record:
@@ -320,6 +322,52 @@ def test_a_variant_that_cannot_be_made_is_one_line(
     assert "  skipped: maxpool small 2, PyTorch compiled: RuntimeError: no compiler\n" in said + "\n"
     assert "and much more" not in said
     assert "2 of 3 right and measured" in said
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[stand_in.Gpu]:
+    monkeypatch.setattr("minigan.backend._precision", "float32")
+    monkeypatch.setattr(steps, "wait_for", lambda device: lambda: None)
+    with stand_in.installed(stand_in.Gpu()) as gpu:
+        yield gpu
+
+
+def on_gpu(case: Case) -> CaseResult:
+    return steps.Bench((), 0.01, 1.0, memory=False, rate=1e12).run(dataclasses.replace(case, device="cuda"))
+
+
+@pytest.mark.parametrize("system", ["maxpool", "anime"])
+def test_on_a_gpu_minigans_step_is_timed_as_a_graph_too(system: str, gpu: stand_in.Gpu) -> None:
+    """On the stand-in for CuPy; PyTorch, which sees no GPU, is left out."""
+    ours, graphed = on_gpu(tiny(system, image_size=(16, 16), base_channels=2, batch_size=2)).sides
+    assert (ours.name, graphed.name) == ("minigan", "minigan graphed")
+    assert (ours.status, graphed.status) == (OK, OK), graphed.reason
+    assert graphed.error == 0
+    assert graphed.seconds is not None
+    assert sum(call.kind == "graph" for call in gpu.calls) > 2
+
+
+def test_a_graph_that_computes_something_else_is_wrong(gpu: stand_in.Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    forgetful = lambda graph: [work() for call, work in graph.captured if "adam" not in call.name]  # noqa: E731
+    monkeypatch.setattr(stand_in.Graph, "_run", forgetful)
+    _, graphed = on_gpu(tiny("maxpool", image_size=(16, 16), base_channels=2, batch_size=2)).sides
+    assert (graphed.status, graphed.seconds) == (WRONG, None)
+    assert "those of the step itself" in graphed.reason
+
+
+def test_a_step_that_cannot_be_captured_is_one_line(gpu: stand_in.Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("minigan.capture.WORDS", 1)
+    ours, graphed = on_gpu(tiny("maxpool", image_size=(16, 16), base_channels=2, batch_size=2)).sides
+    assert (ours.status, graphed.status) == (OK, SKIPPED)
+    assert "without a CUDA graph: CaptureError: a graph has 1 numbers that change" in graphed.reason
+
+
+def test_the_ratio_is_that_of_minigans_best() -> None:
+    result = CaseResult("cats", "paper", 64, "tf32", 2, 10)
+    for name, seconds in (("minigan", 3), ("minigan graphed", 2), ("PyTorch eager", 8), ("PyTorch graphed", 5)):
+        result.sides.append(SideResult(name, seconds=Spread(seconds, seconds, seconds, seconds, 3)))
+    result.compare(1e12)
+    assert (result.ratio, result.best_own, result.best_peer) == (2.5, "minigan graphed", "PyTorch graphed")
 
 
 def test_a_time_limit_ends_what_catches_every_exception() -> None:

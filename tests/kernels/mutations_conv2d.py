@@ -15,6 +15,7 @@ REGISTERS, COPIES, TENSOR, HALVES = (
     "conv2d/7_tensor_cores_16_bits.cu",
 )
 GEOMETRY, TILE, RING = "conv2d/geometry.cuh", "conv2d/tile.cuh", "conv2d/ring.cuh"
+THREE = "conv2d/three_columns.cu"
 PASSES, SLICES = "conv2d/passes.cuh", "conv2d/slices.cuh"
 WARPGROUPS, ROUNDING, PASSES_16 = "conv2d/9_wgmma.cu", "conv2d/rounding.cuh", "conv2d/passes_16_bits.cuh"
 PTX = "ptx.cuh"
@@ -28,6 +29,7 @@ CONCERNED = {
     COPIES: (5,),
     TENSOR: (6,),
     HALVES: (7, 8),
+    THREE: (),
     GEOMETRY: (3, 5),
     TILE: (3, 4, 5, 6, 7),
     RING: (5, 6, 7),
@@ -72,7 +74,45 @@ MUTATIONS = [
     Mutation("implicit: no zeros", IMPLICIT, "a_index < 0 ? 0 : a[a_index]", "a[max(a_index, 0)]"),
     Mutation("implicit: tail of the depth lost", IMPLICIT, "d < pass.end;", "d + BK <= pass.end;"),
     Mutation("implicit: columns unguarded", IMPLICIT, " && column < pass.columns", ""),
-    Mutation("implicit: bias of the row", IMPLICIT, "bias ? bias[column]", "bias ? bias[row % pass.columns]"),
+    Mutation("implicit: bias of the row", IMPLICIT, "bias, column)", "bias, row % pass.columns)"),
+    # -- the end of a sum
+    Mutation("naive: no LeakyReLU", NAIVE, "y[index] = leaky(sum, g.slope)", "y[index] = sum"),
+    Mutation("naive: no LeakyReLU in gx", NAIVE, "gx[index] = leaky(sum, g.slope)", "gx[index] = sum"),
+    Mutation("im2col: no LeakyReLU", IM2COL, "Epilogue{slope}", "Epilogue{1}"),
+    Mutation("im2col: no LeakyReLU in gx", IM2COL, "leaky(sum, g.slope)", "sum"),
+    Mutation("end: the wrong side", GEOMETRY, "return y > 0 ? y", "return y < 0 ? y"),
+    Mutation(
+        "end: LeakyReLU before the bias",
+        GEOMETRY,
+        "leaky(sum + (bias ? bias[column] : 0), slope)",
+        "leaky(sum, slope) + (bias ? bias[column] : 0)",
+    ),
+    Mutation(
+        "end: no LeakyReLU in y", GEOMETRY, ": Epilogue{g.slope}, rows(g.n * g.p", ": Epilogue{1}, rows(g.n * g.p"
+    ),
+    Mutation("end: no LeakyReLU in gx", GEOMETRY, ": Epilogue{g.slope}, rows(g.n * v.", ": Epilogue{1}, rows(g.n * v."),
+    # -- three columns
+    Mutation("three: no first barrier", THREE, FIRST_BARRIER, ""),
+    Mutation("three: no second barrier", THREE, SECOND_BARRIER, ""),
+    Mutation("three: no zeros below", THREE, "inside = h >= 0 && h < of.height &&", "inside = h < of.height &&"),
+    Mutation("three: no zeros to the right", THREE, "w >= 0 && w < of.width &&", "w >= 0 &&"),
+    Mutation("three: channels unguarded", THREE, " && c0 + c < of.channels", ""),
+    Mutation(
+        "three: filters unguarded",
+        THREE,
+        "c < of.channels ? tap * of.channels + c : pass.end",
+        "tap * of.channels + c",
+        equivalent="the image has zeros there, and filters are finite",
+    ),
+    Mutation("three: taps forwards", THREE, "of.direction * r) *", "r) *"),
+    Mutation("three: rows unguarded", THREE, "row >= of.pixels_h || ", ""),
+    Mutation("three: columns of pixels unguarded", THREE, " || column >= of.pixels_w", ""),
+    Mutation("three: fourth colour", THREE, "if (k < pass.columns) ", ""),
+    Mutation("three: the last channels lost", THREE, "c0 < of.channels; c0 +=", "c0 + CHANNELS <= of.channels; c0 +="),
+    Mutation("three: tiles of the largest class", THREE, "if (static_cast<int>(blockIdx.x) < g.n * tiles) ", ""),
+    Mutation("three: always class 0", THREE, "pass(g, blockIdx.z)", "pass(g, 0)"),
+    Mutation("three: half of the depth", THREE, "c < CHANNELS; c += 4", "c < CHANNELS / 2; c += 4"),
+    Mutation("three: rows of a warp overlap", THREE, "threadIdx.x / 32 * ROWS", "threadIdx.x / 32"),
     # -- geometry
     Mutation("class: first tap without the padding", GEOMETRY, "first = (remainder + before)", "first = remainder"),
     Mutation(
@@ -461,6 +501,11 @@ def check(files: set[str]) -> None:
     """Every rung that uses a file: all tiles and passes on sizes that straddle tiles, in three orders of warps."""
     if GEOMETRY in files:
         check_division()
+    if THREE in files:
+        for name in ("forward", "input_grad"):
+            for g in ladder.of_three_columns(name):
+                if g.h * g.w * g.c * g.k < 100_000:
+                    check_one(ladder.PASSES[name], g, ladder.THREE_COLUMNS, None)
     rungs = {rung for file in files for rung in CONCERNED[file]}
     for rung, tile in ladder.EVERY_TILE:
         if rung not in rungs:
@@ -473,15 +518,18 @@ def check(files: set[str]) -> None:
 
 def check_one(what: ladder.Pass, g: ladder.Geometry, rung: int, tile: int | None) -> None:
     arrays = ladder.random_inputs(what, g)
+    slope = 0.3 if len(arrays) == 3 and g.n != 1 else 1.0
+    given = arrays if slope == 1 else [*arrays, slope]
     results = []
     for seed in (0, 1, 2):
         allocated: list[np.ndarray] = []
         conv2d_cuda._empty = ladder.poisoned(allocated)
         with options(seed=seed):
-            results.append(ladder.run(what, g, arrays, **ladder.forced(rung, tile)))
+            results.append(ladder.run(what, g, given, **ladder.forced(rung, tile)))
         for array in allocated:
             ladder.check_guards(array)
-    ladder.assert_right(what, g, arrays, results[0], ladder.RUNGS[rung].precision)
+    precision = ladder.RUNGS[rung].precision if rung else "float32"
+    ladder.assert_right(what, g, arrays, results[0], precision, slope)
     for other in results[1:]:
         np.testing.assert_array_equal(results[0], other)
     ladder.check_nan_stays(what, g, rung, tile)

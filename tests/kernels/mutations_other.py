@@ -181,12 +181,13 @@ MUTATIONS = [
     Mutation("normal: an element too many", RANDOM, "+ j + 1 < n) y", "+ j + 1 <= n) y"),
     # -- batches
     Mutation("batch: mirror is off by one", BATCH, "width - 1 - column : column", "width - column : column"),
-    Mutation("batch: never mirrored", BATCH, "flips[b] ? width - 1 - column : column", "column"),
+    Mutation("batch: never mirrored", BATCH, "number < 0 ? width - 1 - column : column", "column"),
     Mutation("batch: an image too many", BATCH, "image >= count", "image > count"),
     Mutation("batch: 32-bit offset", BATCH, "(image * pixels + row", "(static_cast<int>(image * pixels) + row"),
     Mutation(
         "batch: row of the whole batch", BATCH, "row = i / channels / width % height", "row = i / channels / width"
     ),
+    Mutation("batch: a mirrored image is its neighbour", BATCH, "? ~number", "? -number"),
     Mutation("batch: an element too many", BATCH, "if (i >= batch", "if (i > batch"),
 ]
 

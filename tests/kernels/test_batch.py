@@ -5,16 +5,12 @@ import pytest
 from leaf_checks import fenced, run
 
 from minigan.data.batches import Batches
-from minigan.kernel_launch import launch
+from minigan.training import feed
 
 
 def gather(images, indices, flips, table):
     """The batch, (batch, H, W, C), as float32."""
-    _, height, width, channels = images.shape
-    y = np.empty((len(indices), height, width, channels), np.float32)
-    args = [images, indices, flips, table, y, len(images), len(indices), height, width, channels]
-    launch("batch.cu", "gather_images", -(-y.size // 256), 256, args, device="emulated")
-    return y
+    return feed.gather(images, table, indices, flips, "emulated")
 
 
 @pytest.mark.parametrize("shape", [(3, 1, 1, 1), (7, 5, 6, 3), (5, 19, 33, 1), (4, 2, 111, 3), (9, 16, 16, 3)])
@@ -42,9 +38,20 @@ def test_every_byte():
 
 def test_index_outside_the_data_set_is_nan():
     images = np.zeros((3, 2, 5, 3), np.uint8)
-    indices, flips = np.array([0, -1, 3, 2**40, 2]), np.zeros(5, np.bool_)
+    indices, flips = np.array([0, 2**31 - 1, 3, 3, 2]), np.array([0, 0, 0, 1, 1], np.bool_)
     y = run(lambda: gather(images, indices, flips, np.zeros(256, np.float32)))
     assert np.isnan(y).all((1, 2, 3)).tolist() == [False, True, True, True, False]
+
+
+def test_a_batch_of_more_images_than_the_arguments_hold(monkeypatch):
+    images = np.random.default_rng(1).integers(0, 256, (600, 2, 3, 1), np.uint8)
+    theirs, drawn = Batches(images, 600, 5, flip=True), Batches(images, 600, 5, flip=True)
+    launched = []
+    launch = feed.launch
+    monkeypatch.setattr(feed, "launch", lambda *given, **settings: launched.append(1) or launch(*given, **settings))
+    y = gather(images, *drawn.draw(), theirs.table)
+    np.testing.assert_array_equal(y, next(theirs))
+    assert len(launched) == 2
 
 
 def test_more_than_two_to_the_31_bytes():

@@ -26,7 +26,7 @@ from minigan import backend
 from minigan.kernel_launch import launch
 from minigan.ops import conv2d_cuda
 from minigan.ops.conv2d import Conv2d, Conv2dInputGrad, Conv2dWeightGrad, _sample_geometries
-from minigan.ops.conv2d_cuda import RUNGS, choose_rung, choose_slices, choose_tile
+from minigan.ops.conv2d_cuda import RUNGS, THREE_COLUMNS, choose_rung, choose_slices, choose_tile, suits_three_columns
 from minigan.ops.geometry import Geometry, convolution
 
 GUARD = 64  # elements on both sides of every array
@@ -180,7 +180,7 @@ def run(what: Pass, g: Geometry, arrays, **settings):
     return what.run("emulated", first, second, g, *bias, **settings)
 
 
-def assert_right(what: Pass, g: Geometry, arrays, result, precision="float32"):
+def assert_right(what: Pass, g: Geometry, arrays, result, precision="float32", slope=1.0):
     """As exact as the arithmetic allows; also where the result is NaN, or has no variance at all."""
     wide = [a.astype(np.float64) for a in arrays]
     if precision != "float32":
@@ -189,6 +189,8 @@ def assert_right(what: Pass, g: Geometry, arrays, result, precision="float32"):
     size = np.sqrt(what.reference(g, *(a**2 for a in wide)))
     unit = np.finfo(arrays[0].dtype).eps / 2
     allowed = (5.2 * np.sqrt(what.depth(g)) + 2) * unit * size
+    if slope != 1:  # which at most 1 makes no error larger, and rounds once more
+        exact, allowed = np.where(exact > 0, exact, slope * exact), allowed + unit * np.abs(exact)
     assert result.shape == exact.shape
     assert result.dtype == arrays[0].dtype
     wrong = ~(np.abs(result - exact) <= allowed)
@@ -308,6 +310,32 @@ def test_sizes_that_straddle_tiles(rung, tile, name):
     assert checked >= 5
 
 
+@pytest.mark.parametrize("name", ["forward", "input_grad"])
+@pytest.mark.parametrize("slope", [0.0, 0.3])
+@tiles
+def test_bias_and_leaky_relu_at_the_end(rung, tile, slope, name):
+    what, checked = PASSES[name], 0
+    for g in SIZES[1:6]:
+        if fits(name, g, rung, tile):
+            arrays = random_inputs(what, g, bias=checked % 2 == 0)
+            result = run(what, g, [*arrays, *[None] * (3 - len(arrays)), slope], **forced(rung, tile))
+            assert_right(what, g, arrays, result, precision=RUNGS[rung].precision, slope=slope)
+            checked += 1
+    assert checked >= 2
+
+
+@rungs
+def test_what_leaky_relu_makes_of_infinity_and_nan(rung):
+    """A slope of 0 gives 0 for infinity, too; a NaN stays one."""
+    g = problem((1, 1, 3, 4), (4, 1, 1, 4), 1, 0)
+    x, w, _ = random_inputs(PASSES["forward"], g)
+    x[...], w[...] = 0, 0
+    x[0, 0, :, 0], w[:, 0, 0, 0] = [-np.inf, np.inf, np.nan], 1
+    w[:, 0, 0, 1:] = 0
+    y = conv2d_cuda.forward("emulated", x, w, g, None, 0.0, rung=rung)
+    np.testing.assert_array_equal(y[0, 0, :, 0], [0, np.inf, np.nan])
+
+
 def check_nan_stays(what, g, rung, tile):
     """A NaN comes out where its pixel is read, and nowhere else: nothing is multiplied by 0 to be left out."""
     arrays = random_inputs(what, g)
@@ -358,7 +386,7 @@ def test_what_is_chosen_by_default(name):
         for g in SIZES[:5]:
             arrays = random_inputs(PASSES[name], g)
             result = run(PASSES[name], g, arrays, precision=precision)
-            assert_right(PASSES[name], g, arrays, result, precision)
+            assert_right(PASSES[name], g, arrays, result, "float32" if suits_three_columns(name, g) else precision)
             arrays = random_inputs(PASSES[name], g, np.float64)
             assert_right(PASSES[name], g, arrays, run(PASSES[name], g, arrays, precision=precision))
 
@@ -408,6 +436,84 @@ def test_random_problems(rung, name):
         arrays = random_inputs(what, g)
         result = run(what, g, arrays, rung=rung)
         assert_right(what, g, arrays, result, precision=RUNGS[rung].precision)
+
+
+# ---- three columns ---------------------------------------------------------------------------------------------------
+
+# The ends of the five systems, their channels divided by 8, batch 1; then sizes that straddle its tiles of 16 x 32
+# pixels and 8 channels, and classes without taps or pixels.
+IMAGES = [
+    *[
+        problem((1, h, h, c), (k, r, r, c), stride, padding)
+        for layers in SYSTEMS.values()
+        for h, c, k, r, stride, padding in layers
+        if 3 in (c, k)
+    ],
+    problem((1, 128, 128, 3), (8, 5, 5, 3), 1, "same"),
+    problem((1, 32, 32, 16), (3, 5, 5, 16), 1, "same"),
+    problem((2, 64, 64, 3), (8, 4, 4, 3), 2, "same"),
+    problem((1, 1, 1, 1), (1, 1, 1, 1), 1, 0),
+    problem((3, 15, 31, 9), (3, 3, 3, 9), 1, "same"),
+    problem((2, 17, 33, 7), (2, 5, 4, 7), 1, "valid"),
+    problem((2, 33, 65, 2), (19, 5, 5, 2), 2, "same"),
+    problem((1, 6, 7, 33), (1, 1, 5, 33), 1, ((0, 3), (2, 0))),
+    problem((2, 9, 7, 3), (4, 2, 1, 3), (3, 2), (1, 0)),  # kernel smaller than the stride
+    problem((1, 2, 2, 3), (4, 5, 5, 3), 3, "same"),  # image smaller than the stride
+    problem((1, 40, 9, 3), (12, 10, 9, 3), 2, 4),  # ten taps, five a class
+]
+
+
+def of_three_columns(name):
+    return [g for g in IMAGES if suits_three_columns(name, g)]
+
+
+@pytest.mark.parametrize("name", ["forward", "input_grad"])
+@pytest.mark.parametrize("slope", [1.0, 0.2])
+def test_three_columns(slope, name):
+    what, found = PASSES[name], of_three_columns(name)
+    for number, g in enumerate(found):
+        arrays = random_inputs(what, g, bias=number % 2 == 0)
+        given = arrays if slope == 1 else [*arrays, *[None] * (3 - len(arrays)), slope]
+        assert_right(what, g, arrays, run(what, g, given, rung=THREE_COLUMNS), slope=slope)
+    assert len(found) >= 7
+
+
+@pytest.mark.parametrize("name", ["forward", "input_grad"])
+def test_three_columns_keep_a_nan_where_it_belongs(name):
+    for g in of_three_columns(name)[-3:]:
+        check_nan_stays(PASSES[name], g, THREE_COLUMNS, None)
+
+
+@pytest.mark.parametrize("name", ["forward", "input_grad"])
+def test_three_columns_in_every_order_of_warps_and_from_any_address(name):
+    for g in (IMAGES[-8], IMAGES[-5], IMAGES[0]):
+        if not suits_three_columns(name, g):
+            continue
+        arrays, results = random_inputs(PASSES[name], g), []
+        for seed in (0, 1, 2, 3):
+            with options(seed=seed):
+                results.append(run(PASSES[name], g, arrays, rung=THREE_COLUMNS))
+        moved = np.empty(arrays[0].size + 1, np.float32)[1:].reshape(arrays[0].shape)
+        moved[...] = arrays[0]
+        results.append(run(PASSES[name], g, [moved, *arrays[1:]], rung=THREE_COLUMNS))
+        for other in results[1:]:
+            np.testing.assert_array_equal(results[0], other)
+
+
+def test_which_passes_have_three_columns():
+    colours, grey = problem((1, 8, 8, 16), (3, 5, 5, 16), 1, "same"), problem((2, 8, 8, 1), (16, 5, 5, 1), 2, "same")
+    assert [suits_three_columns(name, colours) for name in PASSES] == [True, False, False]
+    assert [suits_three_columns(name, grey) for name in PASSES] == [False, True, False]
+    assert not suits_three_columns("forward", problem((1, 8, 8, 16), (3, 5, 5, 16), 2, "same"))
+    assert not suits_three_columns("forward", problem((1, 8, 8, 16), (3, 7, 5, 16), 1, "same"))
+    assert not suits_three_columns("forward", problem((1, 8, 8, 16), (4, 5, 5, 16), 1, "same"))
+    arrays = random_inputs(PASSES["forward"], grey)
+    with pytest.raises(ValueError, match=r"three_columns\.cu does not compute such a forward pass in float32"):
+        run(PASSES["forward"], grey, arrays, rung=THREE_COLUMNS)
+    for precision in ROUNDED:
+        by_default = run(PASSES["input_grad"], grey, random_inputs(PASSES["input_grad"], grey), precision=precision)
+        forced_to = run(PASSES["input_grad"], grey, random_inputs(PASSES["input_grad"], grey), rung=THREE_COLUMNS)
+        np.testing.assert_array_equal(by_default, forced_to)
 
 
 # ---- the same bits ---------------------------------------------------------------------------------------------------
@@ -662,7 +768,7 @@ def test_tiles_say_what_the_kernels_have():
             "conv2d_forward",
             (1, 1),
             tile.threads * 2,
-            [x, w, None, y, vars(g)],
+            [x, w, None, y, vars(g) | {"slope": 1.0}],
             device="emulated",
             macros=macros,
             shared_bytes=conv2d_cuda._ring_bytes(tile, True, True),

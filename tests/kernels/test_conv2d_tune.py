@@ -1,0 +1,316 @@
+"""The choice of the fastest: its logic, with a fake timer, as there is nothing to time here; its candidates are right.
+
+The GPU is the stand-in for CuPy, whose kernels the emulator runs.
+"""
+
+import json
+import multiprocessing
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import test_conv2d_ladder as ladder
+
+# The stand-in is a part of the benchmarks, which are scripts beside each other, not a package.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+
+import stand_in
+
+import minigan as mg
+from minigan import backend, capture
+from minigan.ops import conv2d_cuda, conv2d_tune
+from minigan.ops.conv2d_cuda import RUNGS, candidates
+from minigan.ops.conv2d_tune import Choice
+
+ENVIRONMENT = {"format": 1, "gpu": "a GPU", "driver": "1", "sources": "abc"}
+LAYER = ladder.problem((1, 16, 16, 8), (16, 5, 5, 8), 2, "same")
+A, B = Choice(4, 0), Choice(6, 1, 3)
+
+
+@pytest.fixture
+def gpu() -> Iterator[stand_in.Gpu]:
+    with stand_in.installed(stand_in.Gpu()) as gpu:
+        yield gpu
+
+
+@pytest.fixture
+def kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[], Path]]:
+    """An empty cache of a GPU; kept() is a new process: only what is on disk is known."""
+    monkeypatch.setenv("MINIGAN_CACHE", str(tmp_path))
+    monkeypatch.setattr(conv2d_tune, "_environment", lambda device: ENVIRONMENT)
+
+    def restart() -> Path:
+        conv2d_tune._known.cache_clear()
+        return conv2d_tune.cache_file(ENVIRONMENT)
+
+    restart()
+    yield restart
+    conv2d_tune._known.cache_clear()
+
+
+@pytest.fixture
+def times(monkeypatch: pytest.MonkeyPatch) -> dict[Choice, float]:
+    """What the fake timer says; "asked" counts."""
+    told: dict[Any, float] = {"asked": 0}
+
+    def seconds(device: str, work: Callable[[], Choice]) -> float:
+        told["asked"] += 1
+        return told[work()]
+
+    monkeypatch.setattr(conv2d_tune, "seconds", seconds)
+    return told
+
+
+def chosen(problem: str = "p", ways: tuple[Choice, ...] = (A, B)) -> Choice:
+    return conv2d_tune.choose("cuda", problem, ways, lambda one: one)
+
+
+# ---- logic -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_fastest_is_timed_once_and_kept(kept: Callable[[], Path], times: dict[Any, float]) -> None:
+    times.update({A: 2.0, B: 1.0})
+    assert [chosen(), chosen()] == [B, B]
+    assert times["asked"] == 2
+    assert json.loads(kept().read_text()) == {"environment": ENVIRONMENT, "choices": {"p": [6, 1, 3]}}
+    times.update({A: 1.0, B: 2.0})
+    assert chosen() == B
+    assert times["asked"] == 2
+    assert chosen("q") == A
+
+
+def test_of_equals_the_default(kept: Callable[[], Path], times: dict[Any, float]) -> None:
+    times.update({A: 1.0, B: 1.0})
+    assert chosen() == A
+
+
+def test_what_is_no_candidate_any_more_is_timed_anew(kept: Callable[[], Path], times: dict[Any, float]) -> None:
+    times.update({A: 2.0, B: 1.0, Choice(5, 0): 1.5})
+    assert chosen() == B
+    kept()
+    assert chosen(ways=(A, Choice(5, 0))) == Choice(5, 0)
+
+
+def test_a_candidate_that_does_not_run_is_left_out(
+    kept: Callable[[], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def seconds(device: str, work: Callable[[], Choice]) -> float:
+        if work() == B:
+            raise ValueError("too much shared memory\nand more")
+        return 1.0
+
+    monkeypatch.setattr(conv2d_tune, "seconds", seconds)
+    assert chosen() == A
+    assert capsys.readouterr().err == f"MINIGAN_AUTOTUNE: p: {B} is left out: ValueError: too much shared memory\n"
+    assert chosen("q", (B,)) == B  # nothing runs: it will say why itself
+    assert "q" not in kept().read_text()
+
+
+def test_in_a_capture_nothing_is_timed(kept: Callable[[], Path], times: dict[Any, float]) -> None:
+    times.update({A: 2.0, B: 1.0})
+    chosen("known")
+    with stand_in.installed(stand_in.Gpu()), capture.capturing(capture.Capture("cuda")):
+        assert [chosen("known"), chosen("new")] == [B, A]
+    assert times["asked"] == 2
+    assert chosen("new") == B
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        '{"environment": {"gpu": "another"}, "choices": {"p": [4, 0, null]}}',
+        json.dumps({"environment": ENVIRONMENT, "choices": {"p": [4]}}),
+        json.dumps({"environment": ENVIRONMENT, "choices": {"p": ["4", 0, 0]}}),
+        json.dumps({"environment": ENVIRONMENT, "choices": {"p": [4, 0.5, 0]}}),
+        json.dumps({"environment": ENVIRONMENT, "choices": ["p"]}),
+        json.dumps({"environment": ENVIRONMENT}),
+        "\0\xff",
+    ],
+)
+def test_a_damaged_or_foreign_file_is_ignored_with_a_line(
+    content: str, kept: Callable[[], Path], times: dict[Any, float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    times.update({A: 2.0, B: 1.0})
+    path = kept()
+    path.parent.mkdir(parents=True)
+    path.write_text(content, encoding="latin-1")
+    assert chosen() == B
+    lines = capsys.readouterr().err.splitlines()
+    assert all(line.startswith(f"MINIGAN_AUTOTUNE: {path} is ignored: ") for line in lines)
+    assert 1 <= len(lines) <= 2  # when it is read, and when it is replaced
+    kept()
+    assert chosen() == B
+    assert (times["asked"], capsys.readouterr().err) == (2, "")
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(
+    kept: Callable[[], Path],
+    times: dict[Any, float],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    times.update({A: 2.0, B: 1.0})
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MINIGAN_CACHE", str(tmp_path / "file"))
+    assert [chosen(), chosen()] == [B, B]
+    assert "is not written: " in capsys.readouterr().err
+
+
+def _write(number: int) -> None:
+    for i in range(20):
+        conv2d_tune._save("cuda", f"{number} {i}", Choice(number, i))
+
+
+def test_two_processes_may_write_at_once(kept: Callable[[], Path]) -> None:
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=_write, args=(number,)) for number in (4, 5)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    found = json.loads(kept().read_text())["choices"]
+    assert found == {f"{number} {i}": [number, i, None] for number in (4, 5) for i in range(20)}
+
+
+def test_the_key_is_the_text_of_the_kernels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "conv2d").mkdir()
+    for name in ("common.cuh", "conv2d/1.cu", "conv2d/ring.cuh"):
+        (tmp_path / name).write_text("a")
+    monkeypatch.setattr(conv2d_tune, "FOLDER", tmp_path)
+    before = conv2d_tune._sources()
+    for name in ("common.cuh", "conv2d/1.cu", "conv2d/ring.cuh"):
+        (tmp_path / name).write_text("b")
+        assert conv2d_tune._sources() != before
+        (tmp_path / name).write_text("a")
+    assert conv2d_tune._sources() == before
+    files = {conv2d_tune.cache_file(ENVIRONMENT | {name: "other"}).name for name in ENVIRONMENT}
+    assert len(files) == len(ENVIRONMENT)
+
+
+def test_the_time_is_that_of_replayed_graphs(gpu: stand_in.Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """8 ms for a graph of eight calls, says the stand-in: nothing is measured here."""
+    cuda = backend.cupy().cuda
+    monkeypatch.setattr(cuda, "get_elapsed_time", lambda start, end: 8.0, raising=False)
+    y, x = (gpu.empty(4, np.float32) for _ in "yx")
+
+    def work() -> None:
+        y[...] = x
+
+    assert conv2d_tune.seconds("cuda", work) == pytest.approx(1e-3)
+    assert [call.kind for call in gpu.calls] == ["array"] * 2 + ["graph"] * (conv2d_tune.SAMPLES + 1)
+
+    def failing() -> None:
+        if gpu.captured is not None:
+            raise ValueError("no such kernel")
+
+    with pytest.raises(ValueError, match="no such kernel"):
+        conv2d_tune.seconds("cuda", failing)
+    assert gpu.captured is None
+
+
+# ---- on and off ------------------------------------------------------------------------------------------------------
+
+
+def all_passes(device: str, precision: str) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    shapes = {"x": LAYER.x_shape, "w": LAYER.w_shape, "gy": LAYER.y_shape}
+    given = {name: mg.tensor(rng.standard_normal(s).astype(np.float32), device=device) for name, s in shapes.items()}
+    x, w, gy = (given[name].data for name in ("x", "w", "gy"))
+    results = [
+        conv2d_cuda.forward(device, x, w, LAYER, precision=precision),
+        conv2d_cuda.input_grad(device, gy, w, LAYER, precision=precision),
+        conv2d_cuda.weight_grad(device, x, gy, LAYER, precision=precision),
+    ]
+    return [mg.Tensor(y, device=device).numpy() for y in results]
+
+
+@pytest.mark.parametrize("asked", [None, "", "0"])
+def test_off_unless_asked_for(
+    asked: str | None, gpu: stand_in.Gpu, kept: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MINIGAN_AUTOTUNE", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("MINIGAN_AUTOTUNE", asked)
+    path = kept()
+    path.parent.mkdir(parents=True)
+    path.write_text("what is there is not looked at")
+    first, again = all_passes("cuda", "tf32"), all_passes("cuda", "tf32")
+    for one, other in zip(first, again, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_another_value_is_refused(gpu: stand_in.Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINIGAN_AUTOTUNE", "yes")
+    with pytest.raises(ValueError, match="MINIGAN_AUTOTUNE: expected 0 or 1, got 'yes'"):
+        all_passes("cuda", "tf32")
+
+
+def test_the_emulator_has_nothing_to_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINIGAN_AUTOTUNE", "1")
+    monkeypatch.setattr(conv2d_tune, "choose", None)
+    assert len(all_passes("emulated", "tf32")) == 3
+
+
+@pytest.mark.parametrize("precision", ladder.ROUNDED)
+def test_what_was_chosen_is_launched(
+    precision: str, gpu: stand_in.Gpu, kept: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last candidate of each pass, which the fake timer likes best; not the default."""
+    monkeypatch.setenv("MINIGAN_AUTOTUNE", "1")
+    counter = iter(range(1000, 0, -1))
+
+    def seconds(device: str, work: Callable[[], Any]) -> float:
+        work()
+        return float(next(counter))
+
+    monkeypatch.setattr(conv2d_tune, "seconds", seconds)
+    tuned = all_passes("cuda", precision)
+    gpu.calls.clear()
+    again = all_passes("cuda", precision)
+    for one, other in zip(tuned, again, strict=True):
+        np.testing.assert_array_equal(one, other)
+    found = json.loads(kept().read_text())["choices"]
+    assert [problem.split()[0] for problem in found] == ["forward", "input_grad", "weight_grad"]
+    sources = [call.name.partition(":")[0] for call in gpu.calls if ": conv2d_" in call.name]
+    assert sources == [RUNGS[rung].source for rung, _, _ in found.values()]
+    for what, (rung, tile, slices) in zip(ladder.PASSES, found.values(), strict=True):
+        ways = list(candidates(what, LAYER, 90, precision, (4, 4)))
+        assert Choice(rung, tile, slices) == ways[-1]
+        assert ways[0] == Choice(conv2d_cuda.choose_rung(LAYER, "float32", 90, precision))
+
+
+# ---- every candidate is right ----------------------------------------------------------------------------------------
+
+# Layers of the five systems with fewer channels, and sizes that straddle tiles.
+SHAPES = [
+    ladder.problem((1, 32, 32, 3), (8, 5, 5, 3), 2, "same"),
+    ladder.problem((2, 8, 8, 16), (32, 4, 4, 16), 2, "same"),
+    ladder.problem((1, 16, 16, 12), (3, 5, 5, 12), 1, "same"),
+    ladder.problem((1, 7, 9, 20), (68, 3, 3, 20), 1, "same"),
+    ladder.problem((1, 9, 11, 13), (21, 5, 4, 13), (2, 1), "same"),
+]
+
+
+@pytest.mark.parametrize("what", ladder.PASSES)
+@pytest.mark.parametrize("precision", ladder.ROUNDED)
+def test_every_candidate_is_right(what: str, precision: str) -> None:
+    """Each rung as exact as its own arithmetic; none coarser than the precision that was asked for."""
+    pass_, checked = ladder.PASSES[what], set()
+    for g in SHAPES:
+        arrays = ladder.random_inputs(pass_, g, bias=what != "weight_grad")
+        a, b = {"forward": (g.c, g.c), "input_grad": (g.k, g.c), "weight_grad": (g.k, g.c)}[what]
+        for way in candidates(what, g, 90, precision, tuple(4 if c % 4 == 0 else 1 for c in (a, b))):
+            split = {} if way.slices is None else {"slices": way.slices}
+            result = ladder.run(pass_, g, arrays, precision=precision, rung=way.rung, tile=way.tile, **split)
+            own = RUNGS[way.rung].precision if way.rung else "float32"
+            assert own in ("float32", precision)
+            ladder.assert_right(pass_, g, arrays, result, own)
+            checked.add((way.rung, way.tile))
+    assert len(checked) > 4
