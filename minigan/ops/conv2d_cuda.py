@@ -242,7 +242,7 @@ def candidates(what: str, g: Geometry, arch: int, precision: str, widths: tuple[
     default = choose_rung(g, "float32", arch, precision)
     yield Choice(THREE_COLUMNS if suits_three_columns(what, g) else default)
     for rung, spec in RUNGS.items():
-        if rung < 4 or arch < spec.architecture or spec.precision not in ("float32", precision):
+        if rung < 4 or not spec.supports(arch) or spec.precision not in ("float32", precision):
             continue
         inner = padded(g) if spec.half else g
         channels = {"forward": (g.c, g.c), "input_grad": (g.k, g.c), "weight_grad": (g.k, g.c)}[what]
