@@ -1,5 +1,10 @@
-"""The three convolution primitives on the CPU: each by the way that suits the layer."""
+"""The three convolution primitives on the CPU: each by the way that suits the layer.
 
+In float32 that is Winograd's filtering for large layers, which multiplies less and rounds more. MINIGAN_WINOGRAD=0 in
+the environment does without it.
+"""
+
+import os
 from types import ModuleType
 
 import numpy as np
@@ -10,7 +15,11 @@ from minigan.ops.geometry import Geometry
 
 
 def _way(g: Geometry, dtype: np.dtype) -> ModuleType:
-    return conv2d_winograd if dtype == np.float32 and conv2d_winograd.suits(g) else conv2d_im2col
+    allowed = os.environ.get("MINIGAN_WINOGRAD", "1")
+    if allowed not in ("0", "1"):
+        raise ValueError(f"MINIGAN_WINOGRAD: expected 0 or 1, got {allowed!r}")
+    fewer = allowed == "1" and dtype == np.float32 and conv2d_winograd.suits(g)
+    return conv2d_winograd if fewer else conv2d_im2col
 
 
 def forward(x: Array, w: Array, g: Geometry, bias: Array | None = None) -> Array:

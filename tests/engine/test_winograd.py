@@ -607,3 +607,18 @@ def test_second_derivatives_in_float32(name: str, monkeypatch: pytest.MonkeyPatc
     for result, primitive in zip(found, ("weight_grad", "forward"), strict=True):
         judge = conv.judge(g, primitive, given)
         assert judge.worst(result.numpy(), conv.cpu_precision(g, primitive)) <= 1
+
+
+def test_the_environment_can_do_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    g = geometry.convolution("test", (4, 32, 32, 32), (32, 3, 3, 32), 1, "same")
+    assert conv2d_winograd.suits(g)
+    rng = np.random.default_rng(0)
+    x, w = (rng.standard_normal(shape).astype(np.float32) for shape in (g.x_shape, g.w_shape))
+    faster, plain = conv2d_winograd.forward(x, w, g), conv2d_im2col.forward(x, w, g)
+    assert np.any(faster != plain)
+    for value, expected in (("1", faster), ("0", plain)):
+        monkeypatch.setenv("MINIGAN_WINOGRAD", value)
+        np.testing.assert_array_equal(conv2d_cpu.forward(x, w, g), expected)
+    monkeypatch.setenv("MINIGAN_WINOGRAD", "no")
+    with pytest.raises(ValueError, match="MINIGAN_WINOGRAD: expected 0 or 1, got 'no'"):
+        conv2d_cpu.forward(x, w, g)
