@@ -304,7 +304,7 @@ def test_those_that_suit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         ((64, 3, 3, 64), (1, 2), 1),
         ((64, 1, 1, 64), 1, 0),
         ((64, 1, 1, 64), 2, 0),
-        ((64, 7, 7, 64), 2, 3),  # more than three taps for a remainder
+        ((256, 9, 9, 64), 2, 4),  # more than three taps for a remainder
         ((64, 3, 3, 64), 40, 1),  # hardly any outputs
         ((2, 3, 3, 64), 1, 1),  # too little work to be worth the transforms
     ],
