@@ -46,28 +46,22 @@ class jit:
         self.lock = threading.Lock()
 
     def __call__(self, *arguments: Any) -> None:
-        if self.compiled is None:
-            with self.lock:
-                self.compiled = self.compiled or self._compile()
-        self.compiled(*arguments)
+        (self.compiled or self.dispatcher())(*arguments)
 
-    def _compile(self) -> Callable[..., None]:
-        """Other kernels that this one calls are compiled into it. A division by zero is infinite, as in NumPy.
+    def dispatcher(self) -> Callable[..., None]:
+        """Numba's, with those of the other kernels that this one calls. A division by zero is infinite, as in NumPy.
 
-        Python's error would cost each loop with a division its vector instructions.
+        Python's error for it would cost each loop with a division its vector instructions.
         """
-        function, names = self.function, self.function.__globals__
-        called = {
-            name: value._compile()
-            for name, value in names.items()
-            if isinstance(value, jit) and name in function.__code__.co_names
-        }
-        function = (
-            update_wrapper(FunctionType(function.__code__, {**names, **called}, function.__name__), function)
-            if called
-            else function
-        )
-        return _numba().njit(nogil=True, cache=True, fastmath=FAST_MATH, error_model="numpy")(function)
+        with self.lock:
+            if self.compiled is None:
+                function, names = self.function, self.function.__globals__
+                called = {name: names[name] for name in function.__code__.co_names if isinstance(names.get(name), jit)}
+                if called:
+                    known = {**names, **{name: kernel.dispatcher() for name, kernel in called.items()}}
+                    function = update_wrapper(FunctionType(function.__code__, known, function.__name__), function)
+                self.compiled = _numba().njit(nogil=True, cache=True, fastmath=FAST_MATH, error_model="numpy")(function)
+        return self.compiled
 
 
 @cache
