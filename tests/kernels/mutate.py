@@ -1,6 +1,6 @@
 """Plants bugs in the kernels, one at a time, and reports which ones the checks notice.
 
-    python tests/kernels/mutate.py [FAMILY ...] [--only TEXT] [--jobs N]
+    python tests/kernels/mutate.py [FAMILY ...] [--only TEXT] [--part I/N] [--jobs N]
 
 Each mutations_FAMILY.py here has MUTATIONS, a list of Mutation, and check(files), which passes on the kernels as they
 are and must fail on each mutation in one of those files: by an AssertionError, a KernelError, a crash, or by not coming
@@ -89,10 +89,18 @@ def run_one(family: str, index: int, environment: dict[str, str]) -> tuple[int, 
     return done.returncode, done.stdout.strip(), seconds
 
 
+def part(text: str) -> tuple[int, int]:
+    first, _, step = text.partition("/")
+    if not (first.isdecimal() and step.isdecimal() and 1 <= int(first) <= int(step)):
+        raise argparse.ArgumentTypeError(f"expected I/N with 1 <= I <= N, got {text!r}")
+    return int(first), int(step)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
     parser.add_argument("families", nargs="*", help=f"default: all of {', '.join(families())}")
     parser.add_argument("--only", default="", help="mutations whose name contains this")
+    parser.add_argument("--part", type=part, default=(1, 1), metavar="I/N", help="every N-th, from the I-th on")
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -112,7 +120,8 @@ def main() -> int:
                 return 2
             run = partial(run_one, family, environment=environment)
             mutations = importlib.import_module(f"mutations_{family}").MUTATIONS
-            chosen = [i for i, mutation in enumerate(mutations) if arguments.only in mutation.name]
+            first, step = arguments.part
+            chosen = [i for i, mutation in enumerate(mutations) if arguments.only in mutation.name][first - 1 :: step]
             for i, (status, message, seconds) in zip(chosen, pool.map(run, chosen), strict=True):
                 mutation = mutations[i]
                 word = {CAUGHT: "caught", SURVIVED: "survived"}.get(status, "broken")
