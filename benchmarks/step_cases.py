@@ -17,8 +17,9 @@ The tolerance of the moves: the difference of both sides' moves of a network's w
 (Euclidean norms). A forgotten update, one of two, gives 0.5, an update twice as long 1; moves that go the other way for
 a share f of the weights, 2 sqrt(f). Without batch norm 0.1 is allowed. With it, kinks and Adam's first steps change the
 sign of some of the moves, and biases before batch norm have no effect, so they go where the rounding of their gradient
-sends them. Up to 0.39 was seen (cats small, of batches of 32; 4 % of the signs) in float32, where float64 agrees to
-nine digits. 0.45 is allowed there, and 0.5 wherever factors are rounded, of which nothing was measured yet.
+sends them. Up to 0.44 was seen (cats small, of batches of 32; 5 % of the signs) in float32, where float64 agrees to
+nine digits: 0.39 of it already when both sides added up plainly. 0.48 is allowed there, less than a forgotten update
+makes, and 0.5 wherever factors are rounded, of which nothing was measured yet.
 """
 
 import importlib.util
@@ -52,7 +53,7 @@ GENERATED_ONCE = ("cats", "simpsons")
 
 ROUNDING = {"float32": 2.0**-24, "tf32": 2.0**-11, "bf16": 2.0**-9}
 FORWARD, UPDATED, BATCH_NORM, MOST = 256, 2048, 5e-2, 0.2
-MOVES, MOVES_BATCH_NORM, MOVES_ROUNDED = 0.1, 0.45, 0.5
+MOVES, MOVES_BATCH_NORM, MOVES_ROUNDED = 0.1, 0.48, 0.5
 JUDGED_STEPS = 2
 
 

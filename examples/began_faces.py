@@ -84,8 +84,7 @@ class Began(System):
         self.generator_adam = optim.Adam(self.generator.parameters(), settings.lr * settings.generator_share)
         self.discriminator_adam = optim.Adam(self.discriminator.parameters(), settings.lr)
         # On the device, so that a GPU need not wait for the host at each step.
-        self.k = mg.tensor(0.0, device=device)
-        self.sum_of_m = mg.tensor(0.0, device=device)
+        self.k, self.sum_of_m = mg.tensor(0.0, device=device), mg.tensor(0.0, device=device)
         self.numbers = {"epochs": 0, "steps_in_epoch": 0, "m_of_last_epoch": 0.0}
 
     def step(self, real: mg.Tensor) -> dict[str, mg.Tensor | float]:
@@ -107,8 +106,7 @@ class Began(System):
         self.generator_adam.step()
         self.discriminator.requires_grad_(True)
 
-        # While generated images' loss is below its share of the real ones', k grows: they then count for more. Where
-        # many ranks share a batch, the losses are those of all of it.
+        # Where generated images are reconstructed too well, k grows, and they count for more. Losses of all ranks.
         with mg.no_grad():
             real_of_all = F.mean_over_ranks(loss_real)
             balance = self.settings.gamma * real_of_all - F.mean_over_ranks(loss_gen_d)

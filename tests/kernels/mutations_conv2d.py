@@ -485,7 +485,7 @@ MUTATIONS = [
     ),
     Mutation("warpgroups: rows unguarded", WARPGROUPS, "if (row >= pass.rows) continue;", ""),
     Mutation("warpgroups: a column too many", WARPGROUPS, "if (column < pass.columns)", "if (column <= pass.columns)"),
-    Mutation("warpgroups: bias of the row", WARPGROUPS, "bias ? bias[column]", "bias ? bias[row % pass.columns]"),
+    Mutation("warpgroups: bias of the row", WARPGROUPS, "e], bias, column)", "e], bias, row % pass.columns)"),
     Mutation("ptx: descriptor without a swizzle", PTX, " | 1ull << 62;", ";"),
     Mutation(
         "ptx: lead and stride swapped",

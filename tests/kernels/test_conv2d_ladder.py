@@ -675,7 +675,7 @@ def test_padding_beyond_int_is_refused():
     g = Geometry(1 << 14, 256, 256, 1, 1, 1, 1, 256, 256, 1, 1, 0, 0)
     x, w = (SimpleNamespace(shape=shape, dtype=np.dtype(np.float32)) for shape in (g.x_shape, g.w_shape))
     with pytest.raises(ValueError, match="split the batch"):
-        conv2d_cuda.forward("emulated", x, w, g, precision="bf16")
+        conv2d_cuda.forward("emulated", x, w, g, precision="bf16", rung=7)
 
 
 def test_a_tile_without_narrow_loads_is_refused():
