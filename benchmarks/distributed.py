@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import report as reports
+from step_cases import EXAMPLES
 from timing import Spread
 
 import minigan as mg
@@ -35,13 +36,6 @@ from minigan.tensor import Tensor
 from minigan.training import System
 from minigan.training.parallel import average_buffers, spread
 
-EXAMPLES = {
-    "cats": "dcgan_cats",
-    "simpsons": "dcgan_simpsons",
-    "anime": "dcgan_anime",
-    "maxpool": "gan_maxpool",
-    "began": "began_faces",
-}
 BYTES = [1 << shift for shift in range(10, 27, 2)]
 # How often a system's step updates its discriminator; its generator once.
 DISCRIMINATOR_UPDATES = {"anime": 2}
