@@ -31,7 +31,7 @@ from unittest import mock
 import numpy as np
 
 from minigan.backend import Array, array_module, to_device
-from minigan.ops import conv2d_cpu, conv2d_cuda, conv2d_winograd, winograd
+from minigan.ops import conv2d_cpu, conv2d_cuda, conv2d_ladder, conv2d_launch, conv2d_winograd, winograd
 from minigan.ops.geometry import Geometry
 
 PASSES = ("forward", "input_grad", "weight_grad")
@@ -280,16 +280,16 @@ def on_cpu(g: Geometry, name: str, operands: Operands) -> Callable[[], Array]:
 def on_rung(g: Geometry, name: str, operands: Operands, device: str, rung: int) -> Callable[[], Array]:
     """A rung of the ladder, on "cuda" or "emulated", ready to be called. It chooses its tile as it does in training."""
     first, second = (operands[one] for one in READS[name])
-    three = rung == conv2d_cuda.THREE_COLUMNS
-    leaf, precision = getattr(conv2d_cuda, name), "float32" if three else conv2d_cuda.RUNGS[rung].precision
+    three = rung == conv2d_ladder.THREE_COLUMNS
+    leaf, precision = getattr(conv2d_cuda, name), "float32" if three else conv2d_ladder.RUNGS[rung].precision
     return lambda: leaf(device, first, second, g, precision=precision, rung=rung)
 
 
 def chosen_rung(g: Geometry, name: str, device: str, precision: str) -> int:
     """The rung that minigan takes for this pass when none is named."""
-    if conv2d_cuda.suits_three_columns(name, g):
-        return conv2d_cuda.THREE_COLUMNS
-    return conv2d_cuda.choose_rung(g, "float32", conv2d_cuda.architecture(device), precision)
+    if conv2d_ladder.suits_three_columns(name, g):
+        return conv2d_ladder.THREE_COLUMNS
+    return conv2d_ladder.choose_rung(g, "float32", conv2d_launch.architecture(device), precision)
 
 
 def upload(operands: Mapping[str, np.ndarray], device: str) -> dict[str, Array]:

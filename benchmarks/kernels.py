@@ -29,7 +29,8 @@ from timing import CudaTimer, HostTimer, Timer, Work, interleave
 
 from minigan.backend import Array, cuda_index, cupy, default_device, is_cuda, resolve_device
 from minigan.cpu import thread_count
-from minigan.ops.conv2d_cuda import RUNGS, THREE_COLUMNS, architecture, suits_three_columns
+from minigan.ops.conv2d_ladder import RUNGS, THREE_COLUMNS, suits_three_columns
+from minigan.ops.conv2d_launch import architecture
 
 CPU_BATCH = 2
 SECONDS = {"cpu": 0.6, "cuda": 0.6}

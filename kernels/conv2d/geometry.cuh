@@ -8,7 +8,7 @@
 //   input gradient    pixels of x     c              taps (r, s, k) that reach them   patches of gy      w
 //   weight gradient   k               taps (r, s, c) pixels of y                      gy                 patches of x
 //
-// All arithmetic is in int: the host (conv2d_cuda.py) refuses arrays of more than 2^31 - 1 elements and larger
+// All arithmetic is in int: the host (conv2d_launch.py) refuses arrays of more than 2^31 - 1 elements and larger
 // products.
 #pragma once
 

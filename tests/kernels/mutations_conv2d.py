@@ -5,7 +5,7 @@ import test_conv2d_ladder as ladder
 from minigan.kernels.emulator import options
 from mutate import Mutation
 
-from minigan.ops import conv2d_cuda
+from minigan.ops import conv2d_launch
 
 NAIVE, IM2COL, IMPLICIT = "conv2d/1_naive.cu", "conv2d/2_im2col.cu", "conv2d/3_implicit_gemm.cu"
 REGISTERS, COPIES, TENSOR, HALVES = (
@@ -523,7 +523,7 @@ def check_one(what: ladder.Pass, g: ladder.Geometry, rung: int, tile: int | None
     results = []
     for seed in (0, 1, 2):
         allocated: list[np.ndarray] = []
-        conv2d_cuda._empty = ladder.poisoned(allocated)
+        conv2d_launch.empty = ladder.poisoned(allocated)
         with options(seed=seed):
             results.append(ladder.run(what, g, given, **ladder.forced(rung, tile)))
         for array in allocated:

@@ -24,9 +24,9 @@ from minigan.kernels.emulator import options
 
 from minigan import backend
 from minigan.kernel_launch import launch
-from minigan.ops import conv2d_cuda
+from minigan.ops import conv2d_cuda, conv2d_ladder, conv2d_launch
 from minigan.ops.conv2d import Conv2d, Conv2dInputGrad, Conv2dWeightGrad, _sample_geometries
-from minigan.ops.conv2d_cuda import RUNGS, THREE_COLUMNS, choose_rung, choose_slices, choose_tile, suits_three_columns
+from minigan.ops.conv2d_ladder import RUNGS, THREE_COLUMNS, choose_rung, choose_slices, choose_tile, suits_three_columns
 from minigan.ops.geometry import Geometry, convolution
 
 GUARD = 64  # elements on both sides of every array
@@ -146,7 +146,7 @@ def check_guards(array: np.ndarray) -> None:
 
 
 def poisoned(arrays: list):
-    """In place of conv2d_cuda._empty: memory with guards, which it also appends to `arrays`."""
+    """In place of conv2d_launch.empty: memory with guards, which it also appends to `arrays`."""
 
     def empty(device, shape, dtype):
         arrays.append(guarded(shape, dtype))
@@ -159,7 +159,7 @@ def poisoned(arrays: list):
 def allocated(monkeypatch):
     """Outputs and workspaces are poisoned, and nothing is written beside them."""
     arrays = []
-    monkeypatch.setattr(conv2d_cuda, "_empty", poisoned(arrays))
+    monkeypatch.setattr(conv2d_launch, "empty", poisoned(arrays))
     yield arrays
     for array in arrays:
         check_guards(array)
@@ -277,7 +277,7 @@ def fits(name, g, rung, tile):
     allowed = tuple(4 if channels % 4 == 0 else 1 for channels in (a, b))
     if RUNGS[rung].half:  # channels are padded
         allowed = tuple(4 if channels <= 4 else 8 for channels in (a, b))
-    return rung < 4 or conv2d_cuda._widest(RUNGS[rung].tiles[tile], allowed) is not None
+    return rung < 4 or conv2d_ladder.widest(RUNGS[rung].tiles[tile], allowed) is not None
 
 
 # ---- right numbers ---------------------------------------------------------------------------------------------------
@@ -546,7 +546,7 @@ def test_split_k_is_deterministic(rung, allocated):
             results.append(run(what, g, arrays, rung=rung))
     np.testing.assert_array_equal(results[0], results[1])
     np.testing.assert_array_equal(results[0], results[2])
-    inner = conv2d_cuda.padded(g) if RUNGS[rung].half else g
+    inner = conv2d_ladder.padded(g) if RUNGS[rung].half else g
     slices = {a.shape[0] for a in allocated if a.ndim == 2 and a.shape[1] == np.prod(inner.w_shape)}
     assert slices == (set() if rung == 1 else {choose_slices_of(rung, g)})
     assert rung == 1 or choose_slices_of(rung, g) > 1
@@ -555,7 +555,7 @@ def test_split_k_is_deterministic(rung, allocated):
 def choose_slices_of(rung, g):
     rows, columns, depth = g.k, g.r * g.s * g.c, g.n * g.p * g.q
     if RUNGS[rung].half:
-        inner = conv2d_cuda.padded(g)
+        inner = conv2d_ladder.padded(g)
         rows, columns = inner.k, inner.r * inner.s * inner.c
     tile, _ = choose_tile(rung, rows, columns, (4, 4) if RUNGS[rung].half else (1, 1))
     grid = -(-rows // tile.bm) * -(-columns // tile.bn)
@@ -567,7 +567,7 @@ def test_slices_cover_the_depth_and_fit_the_workspace():
         slices, slice_depth = choose_slices(tiles_, depth, bk, outputs, 4)
         assert slice_depth % bk == 0
         assert (slices - 1) * slice_depth < depth <= slices * slice_depth
-        assert slices == 1 or slices * outputs * 4 <= conv2d_cuda.WORKSPACE_BYTES
+        assert slices == 1 or slices * outputs * 4 <= conv2d_ladder.WORKSPACE_BYTES
 
 
 # ---- memory ----------------------------------------------------------------------------------------------------------
@@ -597,8 +597,8 @@ def test_arrays_that_begin_4_bytes_beside_a_vector(moved, rung, name):
         beside[i] = np.full(arrays[i].size + 4, np.nan, np.float32)[1:-3].reshape(arrays[i].shape)
         beside[i][...] = arrays[i]
         assert beside[i].ctypes.data % 16
-        assert conv2d_cuda.vector(beside[i], 4) == 1
-    assert all(conv2d_cuda.vector(a, 4) == 4 for a in arrays[:2])
+        assert conv2d_launch.vector(beside[i], 4) == 1
+    assert all(conv2d_launch.vector(a, 4) == 4 for a in arrays[:2])
     result = run(PASSES[name], g, beside, rung=rung, tile=0)
     np.testing.assert_array_equal(result, run(PASSES[name], g, arrays, rung=rung, tile=0))
 
@@ -655,7 +655,7 @@ def test_a_patch_matrix_beyond_int_is_refused_by_rung_2():
         ({0: np.zeros((1, 9, 7, 4), np.float32)}, {}, r"input: expected \(1, 9, 7, 8\) float32, got \(1, 9, 7, 4\)"),
         ({1: np.zeros((20, 4, 4, 8))}, {}, r"weight: expected \(20, 4, 4, 8\) float32, got .* float64"),
         ({2: np.zeros(19, np.float32)}, {}, r"bias: expected \(20,\) float32, got \(19,\)"),
-        ({}, {"rung": max(conv2d_cuda.RUNGS) + 1}, r"there is no rung \d+; there are 1, 2, 3"),
+        ({}, {"rung": max(conv2d_ladder.RUNGS) + 1}, r"there is no rung \d+; there are 1, 2, 3"),
         ({}, {"precision": "int8"}, "expected a precision of float32, tf32, bf16, fp16, got 'int8'"),
         ({0: np.zeros((1, 9, 7, 8))}, {"rung": 7}, "rung 7 is for float32 from sm_80 on, got float64"),
         ({0: np.zeros((1, 9, 7, 8), np.float16)}, {}, "expected float32 or float64, got float16"),
@@ -685,7 +685,7 @@ def test_a_tile_without_narrow_loads_is_refused():
 
 
 def test_old_cards_have_no_asynchronous_copies(monkeypatch):
-    monkeypatch.setattr(conv2d_cuda, "architecture", lambda device: 75)
+    monkeypatch.setattr(conv2d_launch, "architecture", lambda device: 75)
     arrays = random_inputs(PASSES["forward"], SIZES[2])
     with pytest.raises(ValueError, match="rung 5 is for float32 from sm_80 on, got float32 on sm_75"):
         run(PASSES["forward"], SIZES[2], arrays, rung=5)
@@ -698,7 +698,7 @@ def test_old_cards_have_no_asynchronous_copies(monkeypatch):
 def test_warpgroup_products_are_for_sm_90_and_by_name_only(monkeypatch):
     arrays = random_inputs(PASSES["forward"], SIZES[2])
     for arch in (75, 80, 89, 100, 120):
-        monkeypatch.setattr(conv2d_cuda, "architecture", lambda device, arch=arch: arch)
+        monkeypatch.setattr(conv2d_launch, "architecture", lambda device, arch=arch: arch)
         for rung in (9, 10):
             message = f"rung {rung} is for float32 on sm_90 only, got float32 on sm_{arch}"
             with pytest.raises(ValueError, match=message):
@@ -736,7 +736,7 @@ def test_every_variant_is_used():
     """What --check compiles is what can be chosen, and the other way round."""
     used = {}
     for rung, spec in RUNGS.items():
-        chosen = [{"REAL": conv2d_cuda.C_TYPES[dtype]} for dtype in spec.dtypes]
+        chosen = [{"REAL": conv2d_ladder.C_TYPES[dtype]} for dtype in spec.dtypes]
         if rung >= 4:
             chosen = [{**t.macros, "VECTOR_A": a, "VECTOR_B": b} for t in spec.tiles for a, b in t.vectors]
         used.setdefault(spec.source, set()).update(" ".join(f"{n}={c[n]}" for n in sorted(c)) for c in chosen)
@@ -751,7 +751,7 @@ def test_launches_ask_for_the_shared_memory_that_the_sources_declare():
         for tile in RUNGS[rung].tiles:
             variant = source.variant({**tile.macros, "VECTOR_A": tile.vectors[0][0], "VECTOR_B": tile.vectors[0][1]})
             for kernel in ("conv2d_forward", "conv2d_input_grad", "conv2d_weight_grad"):
-                asked = conv2d_cuda._ring_bytes(tile, *along_depth.get(kernel, (False, False)))
+                asked = conv2d_ladder.shared_bytes(tile, *along_depth.get(kernel, (False, False)))
                 assert asked == source.dynamic_shared[kernel].of(variant) > 0
 
 
@@ -771,7 +771,7 @@ def test_tiles_say_what_the_kernels_have():
             [x, w, None, y, vars(g) | {"slope": 1.0}],
             device="emulated",
             macros=macros,
-            shared_bytes=conv2d_cuda._ring_bytes(tile, True, True),
+            shared_bytes=conv2d_ladder.shared_bytes(tile, True, True),
         )
 
 
@@ -814,7 +814,7 @@ def test_division_by_multiplication(tmp_path):
 def test_on_cuda(rung, tile, name, monkeypatch):
     """Tensor cores add with less care than float additions, so all their sums may be off as rounded products are."""
     monkeypatch.undo()  # no NumPy workspaces
-    if conv2d_cuda.architecture("cuda") < RUNGS[rung].architecture:
+    if conv2d_launch.architecture("cuda") < RUNGS[rung].architecture:
         pytest.skip(f"rung {rung} needs sm_{RUNGS[rung].architecture}")
     what = PASSES[name]
     for g in SIZES:

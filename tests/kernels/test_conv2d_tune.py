@@ -21,8 +21,8 @@ import stand_in
 
 import minigan as mg
 from minigan import backend, capture
-from minigan.ops import conv2d_cuda, conv2d_tune
-from minigan.ops.conv2d_cuda import RUNGS, candidates
+from minigan.ops import conv2d_cuda, conv2d_ladder, conv2d_tune
+from minigan.ops.conv2d_ladder import RUNGS, candidates
 from minigan.ops.conv2d_tune import Choice
 
 ENVIRONMENT = {"format": 1, "gpu": "a GPU", "driver": "1", "sources": "abc"}
@@ -283,7 +283,7 @@ def test_what_was_chosen_is_launched(
     for what, (rung, tile, slices) in zip(ladder.PASSES, found.values(), strict=True):
         ways = list(candidates(what, LAYER, 90, precision, (4, 4)))
         assert Choice(rung, tile, slices) == ways[-1]
-        assert ways[0] == Choice(conv2d_cuda.choose_rung(LAYER, "float32", 90, precision))
+        assert ways[0] == Choice(conv2d_ladder.choose_rung(LAYER, "float32", 90, precision))
 
 
 # ---- every candidate is right ----------------------------------------------------------------------------------------

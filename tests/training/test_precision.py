@@ -15,7 +15,7 @@ import minigan as mg
 import minigan.functional as F
 from minigan import backend, optim, serialization
 from minigan.loss_scale import LossScale
-from minigan.ops import conv2d, conv2d_cpu, conv2d_cuda
+from minigan.ops import conv2d, conv2d_cpu, conv2d_ladder
 
 Train = Callable[..., None]
 
@@ -57,7 +57,7 @@ def rounded_on_cpu(monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
         leaf = leaf if name == "weight_grad" else conv2d._activated(leaf)
 
         def judge(device: str, first: Any, second: Any, *rest: Any, leaf: Any = leaf, name: str = name) -> Any:
-            if conv2d_cuda.suits_three_columns(name, rest[0]):
+            if conv2d_ladder.suits_three_columns(name, rest[0]):
                 return leaf(first, second, *rest)
             return leaf(rounded(first), rounded(second), *rest)
 

@@ -1,0 +1,172 @@
+"""What the passes of conv2d_cuda.py have in common: checks, memory, and the launches of a rung's kernels."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from minigan.backend import PRECISIONS, Array, array_module, cuda_architecture, is_cuda, matmul_precision
+from minigan.kernel_launch import launch
+from minigan.ops.conv2d_ladder import (
+    C_TYPES,
+    FOLDER,
+    HALF_DTYPES,
+    LARGEST,
+    RUNGS,
+    THREE_COLUMNS,
+    Tile,
+    choose_rung,
+    padded,
+    suits_three_columns,
+)
+from minigan.ops.geometry import Geometry
+
+# geometry.cuh's NOWHERE lies beyond every padded image.
+LARGEST_SIDE = 2**28
+
+EMULATED_ARCHITECTURE = 90  # what the emulator has twins for
+THREADS = 256  # of kernels with one thread an element
+
+
+def architecture(device: str) -> int:
+    """80 for sm_80; for the emulator, the newest one whose instructions it knows."""
+    return cuda_architecture(device) if is_cuda(device) else EMULATED_ARCHITECTURE
+
+
+def vector(array: Array, channels: int) -> int:
+    """How many floats at once may be loaded from an array: 4 where no vector crosses a pixel and all are aligned."""
+    address = array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr
+    return 4 if channels % 4 == 0 and address % 16 == 0 else 1
+
+
+def check_sizes(g: Geometry) -> None:
+    """Refuses what the kernels cannot count."""
+    for name, shape in (("input", g.x_shape), ("weight", g.w_shape), ("output", g.y_shape)):
+        check_count(f"{name} {shape}", *shape)
+    side = max((g.p - 1) * g.stride_h + g.r, (g.q - 1) * g.stride_w + g.s, g.h + g.top, g.w + g.left)
+    if side > LARGEST_SIDE:
+        raise ValueError(f"conv2d: expected a padded input of at most {LARGEST_SIDE} pixels a side, got {side}")
+
+
+def check_count(what: str, *sizes: int) -> None:
+    count = 1
+    for size in sizes:
+        count *= size
+    if count > LARGEST:
+        raise ValueError(f"conv2d: {what} has {count} elements, but the kernels count up to {LARGEST}; split the batch")
+
+
+def check_array(what: str, array: Array, shape: tuple[int, ...], dtype: Any) -> None:
+    if array.shape != shape or array.dtype != dtype:
+        raise ValueError(f"conv2d: {what}: expected {shape} {dtype}, got {array.shape} {array.dtype}")
+
+
+def empty(device: str, shape: int | tuple[int, ...], dtype: Any) -> Array:
+    return array_module(device).empty(shape, dtype)
+
+
+def rung_for(g: Geometry, dtype: Any, device: str, precision: str | None, rung: int | None, what: str) -> int:
+    precision = matmul_precision(device) if precision is None else precision
+    if precision not in PRECISIONS:
+        raise ValueError(f"conv2d: expected a precision of {', '.join(PRECISIONS)}, got {precision!r}")
+    if str(dtype) not in C_TYPES:
+        raise ValueError(f"conv2d: expected float32 or float64, got {dtype}")
+    check_sizes(g)
+    arch = architecture(device)
+    suits = dtype == np.float32 and suits_three_columns(what, g)
+    if rung == THREE_COLUMNS and not suits:
+        raise ValueError(f"conv2d: three_columns.cu does not compute such a {what} pass in {dtype}: {g}")
+    if rung == THREE_COLUMNS or (rung is None and suits):
+        return THREE_COLUMNS
+    if rung is None:
+        rung = choose_rung(g, str(dtype), arch, precision)
+    if rung not in RUNGS:
+        raise ValueError(f"conv2d: there is no rung {rung}; there are {', '.join(map(str, RUNGS))}")
+    if str(dtype) not in RUNGS[rung].dtypes or not RUNGS[rung].supports(arch):
+        raise ValueError(
+            f"conv2d: rung {rung} is for {' and '.join(RUNGS[rung].dtypes)} {RUNGS[rung].architectures}, "
+            f"got {dtype} on sm_{arch}"
+        )
+    if RUNGS[rung].half:
+        check_sizes(padded(g))
+    return rung
+
+
+def widths(run: "Launcher", *operands: tuple[Array, int]) -> tuple[int, int]:
+    """How many numbers at once may be loaded from two arrays of so many channels (`padded`, in 16 bits)."""
+    a, b = ((4 if c <= 4 else 8) if RUNGS[run.rung].half else vector(array, c) for array, c in operands)
+    return a, b
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """Launches the kernels of one rung."""
+
+    device: str
+    rung: int
+    dtype: Any
+
+    def __call__(
+        self,
+        kernel: str,
+        grid: Any,
+        block: Any,
+        args: Any,
+        tile: Tile | None = None,
+        vectors: Any = (1, 1),
+        shared: int = 0,
+    ) -> None:
+        macros: dict[str, str | int] = {}
+        if tile is None or not tile.macros:
+            macros["REAL"] = C_TYPES[str(self.dtype)]
+        else:
+            macros.update(tile.macros, VECTOR_A=vectors[0], VECTOR_B=vectors[1])
+        source = f"{FOLDER}/{RUNGS[self.rung].source}"
+        launch(source, kernel, grid, block, args, device=self.device, macros=macros, shared_bytes=shared)
+
+    def each_element(self, kernel: str, count: int, args: Any, tile: Tile | None = None, vectors: Any = (1, 1)) -> None:
+        self(kernel, -(-count // THREADS), THREADS, args, tile, vectors)
+
+    def three_columns(self, kernel: str, pixels: tuple[int, int, int], classes: int, args: Any, width: int) -> None:
+        """pixels: images, rows, columns of the outputs, in the largest class."""
+        n, rows, columns = pixels
+        grid = n * -(-rows // 16) * -(-columns // 32), 1, classes
+        source, macros = f"{FOLDER}/three_columns.cu", {"VECTOR_A": width}
+        launch(source, kernel, grid, 128, args, device=self.device, macros=macros)
+
+    def empty(self, shape: int | tuple[int, ...], dtype: Any = None) -> Array:
+        return empty(self.device, shape, self.dtype if dtype is None else dtype)
+
+    def rounded(
+        self, name: str, tile: Tile, vectors: Any, g: Geometry, dense_tiles: tuple[int, int, int], *operands: Any
+    ) -> list[Array]:
+        """Two operands, each with the shape that it is padded to, in 16 bits: as they lie.
+
+        Or, where the tile says so, the second one in as many whole tiles of the depth, classes and lines as
+        `dense_tiles` counts. g: with padded channels.
+        """
+        first_shape, second_shape = (shape for _, shape in operands)
+        args: list[Any] = []
+        threads = 0
+        packed = int(np.prod(dense_tiles)) * (tile.bm if name == "weight_grad" else tile.bn) * tile.bk
+        sizes = [int(np.prod(first_shape)), packed if tile.packed else int(np.prod(second_shape))]
+        for (array, shape), size in zip(operands, sizes, strict=True):
+            check_count(f"an operand of {name} in 16 bits", size)
+            rows, padded_rows = (int(np.prod(s[:-1])) for s in (array.shape, shape))
+            channels, padded_channels = array.shape[-1], shape[-1]
+            padding = {"rows": rows, "channels": channels, "padded_rows": padded_rows}
+            padding |= {"padded_channels": padded_channels, "vector": vector(array, channels)}
+            args += [array, self.empty(size, HALF_DTYPES[RUNGS[self.rung].precision]), padding]
+            threads += size // 4
+        if threads:  # no images and their gradients
+            if tile.packed:
+                packing = dict(zip(("depth_tiles", "classes", "line_tiles"), dense_tiles, strict=True))
+                self.each_element(f"prepare_{name}", threads, [*args, packing, conv(g)], tile, vectors)
+            else:
+                self.each_element("round_operands", threads, args, tile, vectors)
+        return [args[1], args[4]]
+
+
+def conv(g: Geometry, slope: float = 1.0) -> dict[str, Any]:
+    """geometry.cuh's Conv."""
+    return {**asdict(g), "slope": float(slope)}
