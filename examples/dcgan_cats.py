@@ -91,8 +91,8 @@ class Cats(System):
         self.schedule()
         fake = self.generator(self.generator.noise(len(real)))
 
-        # The discriminator should say 1 (less the smoothing) to real images and 0 to generated ones. The two batches go
-        # through it in one pass, which takes half the launches of two, but batch norm normalises each by its own statistics.
+        # The discriminator should say 1 (less the smoothing) to real images and 0 to generated ones. Both batches go
+        # through it in one pass, with half the launches of two, and batch norm normalises each by its own statistics.
         # Without `detach` the generator would get gradients here, to make the discriminator's work easier.
         judged_real, judged_fake = nn.together(self.discriminator, real, fake.detach())
         loss_real = F.binary_cross_entropy_with_logits(judged_real, 1 - self.settings.smooth)
