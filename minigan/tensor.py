@@ -545,11 +545,10 @@ def _seed(y: Tensor, gradient: Operand | None) -> Tensor:
     """The gradient to begin with at an output, checked."""
     if not y.requires_grad:
         raise GraphError(f"backward: the output ({y._kind()}) requires no gradient: no input of it does")
-    if gradient is None:
-        if y.size != 1:
-            raise GraphError(
-                f"backward: expected a gradient of shape {y.shape}; only an output of one element may do without"
-            )
+    if gradient is None and y.size != 1:
+        raise GraphError(
+            f"backward: expected a gradient of shape {y.shape}; only an output of one element may do without"
+        )
     if gradient is None or _is_number(gradient):  # an array: kernels get it by its address
         shape, value = (y.shape, 1.0) if gradient is None else ((), float(gradient))
         with on_device(y.device):

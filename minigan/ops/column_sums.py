@@ -1,4 +1,4 @@
-"""The sum over the rows of a matrix, for each column: what a bias gets as its gradient, and the commonest sum by far."""
+"""The sum over the rows of a matrix, for each column: a bias's gradient, the commonest sum by far."""
 
 import math
 

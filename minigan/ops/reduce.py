@@ -31,7 +31,8 @@ class Sum(Op):
         axes, kept = _axes(x.ndim, self.axis), _kept(x.shape, self.axis)
         shape = kept if self.keepdims else tuple(n for i, n in enumerate(x.shape) if i not in axes)
         if x.size and axes == tuple(range(len(axes))):
-            return column_sums(self.device, x.reshape(-1, math.prod(kept)), self.over).reshape(shape)
+            y = column_sums(self.device, x.reshape(-1, math.prod(kept)), self.over)
+            return y if y.shape == shape else y.reshape(shape)
         # NumPy adds up axes one by one, which in float32 loses digits; CuPy adds in a tree.
         wide = np.float64 if isinstance(x, np.ndarray) else x.dtype
         y = x.sum(axis=axes, keepdims=self.keepdims, dtype=wide)
