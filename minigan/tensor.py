@@ -465,7 +465,7 @@ class Fused(Op, abstract=True):
                 arrays = tuple(None if a is None else np.asarray(a) for a in arrays)
             return tuple(None if a is None else Tensor(a, device=self.device) for a in arrays)
         # Differentiate through stand-ins: `gy` may itself depend on the inputs, and only their direct use counts here.
-        stand_ins = tuple(t.reshape(t.shape) for t in self.inputs)
+        stand_ins = tuple(t.reshape(t.shape) if t.requires_grad else t for t in self.inputs)
         wanted = [t for t, needed in zip(stand_ins, self.needed, strict=True) if needed]
         found = iter(grad(self.composed(*stand_ins), wanted, gy, create_graph=True))
         return tuple(next(found) if needed else None for needed in self.needed)

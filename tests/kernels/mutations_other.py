@@ -40,13 +40,18 @@ MUTATIONS = [
     Mutation("logistic: e^z overflows", LOSSES, "log1p(exp(-fabs(z)))", "log1p(exp(-z)) + (z < 0 ? z : 0)"),
     Mutation("logistic: sign of the target", LOSSES, "positive - z * t", "positive + z * t"),
     Mutation("sigmoid: mirrored", LOSSES, "(z < 0 ? e", "(z > 0 ? e"),
-    Mutation("sums: no barrier", LOSSES, "  __syncthreads();\n", ""),
+    Mutation("sums: no barrier", LOSSES, "= sum;\n  __syncthreads();\n", "= sum;\n"),
     Mutation("sums: last warp lost", LOSSES, "warp < THREADS / 32; warp++", "warp < THREADS / 32 - 1; warp++"),
     Mutation("sums: all in one place", LOSSES, "sums[blockIdx.x] = sum;", "sums[0] = sum;"),
     Mutation("sums: stride of a block", LOSSES, "i += grid_threads()) sum += fabs", "i += THREADS) sum += fabs"),
     Mutation(
-        "mean: blocks beyond 256 lost", LOSSES, "i < blocks; i += THREADS", "i < min(blocks, THREADS); i += THREADS"
+        "mean: blocks beyond 256 lost",
+        LOSSES,
+        "i < gridDim.x; i += THREADS",
+        "i < min(gridDim.x, THREADS); i += THREADS",
     ),
+    Mutation("mean: always the array of targets", LOSSES, "t ? t[i] : target", "t[i]"),
+    Mutation("mean: never the array of targets", LOSSES, "t ? t[i] : target", "target"),
     Mutation(
         "l1 gradient: sign(0) = -1", LOSSES, "d < 0 ? static_cast<REAL>(-1) : d", "d <= 0 ? static_cast<REAL>(-1) : d"
     ),
