@@ -7,20 +7,9 @@
 #pragma once
 
 #include "common.cuh"
+#include "last_block.cuh"
 
 constexpr int GROUP = 16, AHEAD = 5;  // 1 + 3 x 5
-
-// Whether this block is the last of `count` to come here, the same for all its threads. The counter is then 0 again, as
-// the next launch wants it. Behind this the last block may read what the others wrote before: between a write and the
-// count there is the writer's fence and a barrier, between the count and a read a barrier and the reader's fence.
-__device__ __forceinline__ bool last_of(unsigned* counter, int count) {
-  __threadfence();
-  __syncthreads();
-  const unsigned limit = count - 1;
-  const bool last = __syncthreads_or(threadIdx.x == 0 && atomicInc(counter, limit) == limit);
-  __threadfence();
-  return last;
-}
 
 // Calls add(first, stride, members, whole): the `members` slices from `first` on, `stride` apart, are to be added up in
 // place of the first one, or are the whole sum; for the block's group, then for its group of groups, and so on. Whether
@@ -33,7 +22,7 @@ __device__ __forceinline__ bool add_in_groups(unsigned* counters, Add add) {
     groups = ceil_div(count, GROUP);
     const int group = number / GROUP, members = min(GROUP, count - group * GROUP);
     if (members == 1) __syncthreads();  // what it adds up is its own
-    else if (!last_of(counters + group * tiles + tile, members)) return false;
+    else if (!last_block(counters + group * tiles + tile, members)) return false;
     add(group * GROUP * stride, stride, members, groups == 1);
     if (groups == 1) return true;
     counters += groups * tiles;

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from minigan.backend import Array, array_module, matmul_precision, on_device
+from minigan.block_counters import block_counters
 from minigan.ops import conv2d_tune
 from minigan.ops.conv2d_ladder import (
     RUNGS,
@@ -29,7 +30,6 @@ from minigan.ops.conv2d_launch import (
     check_array,
     check_count,
     conv,
-    counters,
     rung_for,
     vector,
     widths,
@@ -196,7 +196,7 @@ def weight_grad(
             tiles, size = grid[0] * grid[1], grid[0] * grid[1] * chosen.bm * chosen.bn
             slices, slice_depth = choose_slices(tiles, depth, chosen.bk, size, gw.itemsize, slices)
             partial = None if slices == 1 and inner == g else run.empty((slices, size))
-            with counters(device, counters_of(tiles, slices)) as count:
+            with block_counters(device, counters_of(tiles, slices)) as count:
                 args = [x, gy, gw, partial, count, conv(inner), *([g.k, g.c] if RUNGS[rung].half else []), slice_depth]
                 run("conv2d_weight_grad", (*grid, slices), chosen.threads, args, chosen, vectors, shared)
     return gw

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from minigan.block_counters import LIMIT
 from minigan.ops.conv2d_tune import Choice
 from minigan.ops.geometry import Geometry
 
@@ -23,9 +24,8 @@ BLOCKS = 256
 # But a slice is at least so many tiles deep, and the workspace takes so many bytes at most.
 SLICE_TILES = 4
 WORKSPACE_BYTES = 256 << 20
-# Slices are added up by blocks that count each other (slices.cuh): by groups of GROUP, with so many counters at most.
+# Slices are added up by blocks that count each other (slices.cuh): by groups of GROUP.
 GROUP = 16
-COUNTERS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ def choose_slices(
     """
     steps = max(1, -(-depth // bk))
     affordable = min(WORKSPACE_BYTES // max(1, outputs * itemsize), LARGEST // max(1, outputs), 65535)
-    affordable = max(1, min(affordable, COUNTERS // tiles))  # a tile needs fewer counters than slices
+    affordable = max(1, min(affordable, LIMIT // tiles))  # a tile needs fewer counters than slices
     wanted = max(1, min(-(-BLOCKS // tiles), steps // SLICE_TILES, affordable))
     if slices is not None:
         wanted = max(1, min(slices, steps, affordable))

@@ -1,9 +1,6 @@
 """What the passes of conv2d_cuda.py have in common: checks, memory, and the launches of a rung's kernels."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from threading import get_ident
 from typing import Any
 
 import numpy as np
@@ -12,7 +9,6 @@ from minigan.backend import PRECISIONS, Array, array_module, cuda_architecture, 
 from minigan.kernel_launch import launch
 from minigan.ops.conv2d_ladder import (
     C_TYPES,
-    COUNTERS,
     FOLDER,
     HALF_DTYPES,
     LARGEST,
@@ -63,38 +59,6 @@ def check_count(what: str, *sizes: int) -> None:
 def check_array(what: str, array: Array, shape: tuple[int, ...], dtype: Any) -> None:
     if array.shape != shape or array.dtype != dtype:
         raise ValueError(f"conv2d: {what}: expected {shape} {dtype}, got {array.shape} {array.dtype}")
-
-
-_counters: dict[Any, Array] = {}
-
-
-@contextmanager
-def counters(device: str, count: int) -> Iterator[Array | None]:
-    """Zeros (count,) for the blocks of one launch, which leaves zeros behind: they are filled once.
-
-    Launches of a stream follow each other, so those of each stream share theirs. They are never given back, as a graph
-    may have been captured with them.
-    """
-    if count == 0:
-        yield None
-        return
-    xp, stream = array_module(device), None
-    key: tuple[Any, ...] = (device,)
-    if is_cuda(device):
-        stream = xp.cuda.get_current_stream()
-        # A thread may have a default stream of its own, under the same number as the others'.
-        key = xp, device, stream.ptr, get_ident()
-    zeros = _counters.get(key)
-    if zeros is None:
-        zeros = xp.zeros(COUNTERS, np.uint32)
-        if stream is None or not stream.is_capturing():  # else it is the graph that fills them, at each replay
-            _counters[key] = zeros
-    try:
-        yield zeros[:count]
-    except BaseException:
-        if stream is None:  # some blocks of the emulator's launch have counted; a GPU's has not begun, or is its last
-            _counters.pop(key, None)
-        raise
 
 
 def empty(device: str, shape: int | tuple[int, ...], dtype: Any) -> Array:

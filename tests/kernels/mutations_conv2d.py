@@ -171,14 +171,6 @@ MUTATIONS = [
     Mutation("im2col: last slice lost", IM2COL, "slice < slices;", "slice < slices - 1;"),
     Mutation("im2col: first slice twice", IM2COL, "slice = 1;", "slice = 0;"),
     Mutation(
-        "slices: the first to come adds up",
-        SLICES,
-        "atomicInc(counter, limit) == limit",
-        "atomicInc(counter, limit) == 0",
-    ),
-    Mutation("slices: the counter goes on", SLICES, "atomicInc(counter, limit)", "atomicAdd(counter, 1u)"),
-    Mutation("slices: every thread counts", SLICES, "threadIdx.x == 0 && atomicInc", "atomicInc"),
-    Mutation(
         "slices: one counter for all tiles", SLICES, "counters + group * tiles + tile", "counters + group * tiles"
     ),
     Mutation("slices: one counter for all groups", SLICES, "counters + group * tiles + tile", "counters + tile"),
