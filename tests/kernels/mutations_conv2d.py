@@ -170,6 +170,7 @@ MUTATIONS = [
     # -- slices, passes
     Mutation("im2col: last slice lost", IM2COL, "slice < slices;", "slice < slices - 1;"),
     Mutation("im2col: first slice twice", IM2COL, "slice = 1;", "slice = 0;"),
+    Mutation("slices: every thread counts", "last_block.cuh", "counts && atomicInc", "atomicInc"),
     Mutation(
         "slices: one counter for all tiles", SLICES, "counters + group * tiles + tile", "counters + group * tiles"
     ),

@@ -180,7 +180,6 @@ MUTATIONS = [
         equivalent="to the emulator, whose blocks run one after the other",
     ),
     Mutation("last block: thread 0 alone knows", LAST, "__syncthreads_or(counts", "(counts"),
-    Mutation("last block: every thread counts", LAST, "counts && atomicInc", "atomicInc"),
     # -- pooling
     Mutation("pool: no upper bound", POOL, "w < min(left + g.kernel_w, g.w)", "w < left + g.kernel_w"),
     Mutation("pool: no lower bound", POOL, "h = max(top, 0)", "h = top"),
