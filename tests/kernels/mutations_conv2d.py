@@ -16,7 +16,7 @@ REGISTERS, COPIES, TENSOR, HALVES = (
 )
 GEOMETRY, TILE, RING = "conv2d/geometry.cuh", "conv2d/tile.cuh", "conv2d/ring.cuh"
 THREE = "conv2d/three_columns.cu"
-PASSES, SLICES = "conv2d/passes.cuh", "conv2d/slices.cuh"
+PASSES, SLICES, LAST = "conv2d/passes.cuh", "conv2d/slices.cuh", "last_block.cuh"
 WARPGROUPS, ROUNDING, PASSES_16 = "conv2d/9_wgmma.cu", "conv2d/rounding.cuh", "conv2d/passes_16_bits.cuh"
 PTX = "ptx.cuh"
 
@@ -35,6 +35,7 @@ CONCERNED = {
     RING: (5, 6, 7),
     PASSES: (3, 5),
     SLICES: (3, 7),
+    LAST: (3,),
     WARPGROUPS: (9, 10),
     ROUNDING: (7, 8, 9),
     PASSES_16: (7, 9),
@@ -170,7 +171,7 @@ MUTATIONS = [
     # -- slices, passes
     Mutation("im2col: last slice lost", IM2COL, "slice < slices;", "slice < slices - 1;"),
     Mutation("im2col: first slice twice", IM2COL, "slice = 1;", "slice = 0;"),
-    Mutation("slices: every thread counts", "last_block.cuh", "counts && atomicInc", "atomicInc"),
+    Mutation("slices: every thread counts", LAST, "counts && atomicInc", "atomicInc"),
     Mutation(
         "slices: one counter for all tiles", SLICES, "counters + group * tiles + tile", "counters + group * tiles"
     ),
@@ -522,7 +523,7 @@ def check(files: set[str]) -> None:
             for g in ladder.SIZES:
                 if ladder.fits(name, g, rung, tile):
                     check_one(what, g, rung, tile)
-        if rung > 2 and files & {SLICES, PASSES, PASSES_16}:
+        if rung > 2 and files & {SLICES, LAST, PASSES, PASSES_16}:
             check_slices(rung, tile)
 
 
