@@ -21,6 +21,7 @@
 //
 // variants: [{"REAL": ["float"], "VECTOR": [1, 4]}, {"REAL": ["double"], "VECTOR": [1]}]
 #include "common.cuh"
+#include "last_block.cuh"
 
 #define TILE 32
 #define LANES (TILE / VECTOR)
@@ -77,20 +78,6 @@ __device__ __forceinline__ double sum_shares(const Share& share, double value) {
   double sum = 0;
   for (int number = 0; number < SHARES; number++) sum += values[number][share.lane];
   return sum;
-}
-
-// Whether this block is the last of its tile of channels, so that what the others wrote is there. All threads get it.
-__device__ __forceinline__ bool is_last_block(unsigned* finished) {
-  __shared__ bool last;
-  __syncthreads();  // all threads of this block have written
-  if (threadIdx.x == 0 && threadIdx.y == 0) {
-    __threadfence();  // and others see it before they see the count
-    const unsigned before = gridDim.y * gridDim.z - 1;
-    last = atomicInc(&finished[blockIdx.x], before) == before;
-    __threadfence();
-  }
-  __syncthreads();
-  return last;
 }
 
 // Normalisation as slope * (x - centre) + shift.
@@ -158,7 +145,7 @@ extern "C" __global__ void __launch_bounds__(256)
     means[at] = mean;
     squares[at] = spread;
   }
-  if (!is_last_block(finished)) return;
+  if (!last_block(finished + blockIdx.x, gridDim.y * gridDim.z)) return;
 
   const int chunks = gridDim.y;
   for (int group = 0; group < gridDim.z; group++) {
@@ -297,7 +284,7 @@ extern "C" __global__ void __launch_bounds__(256)
     sums[at] = total;
     products[at] = total_product - (mean - static_cast<REAL>(mean)) * total;
   }
-  if (!is_last_block(finished)) return;
+  if (!last_block(finished + blockIdx.x, gridDim.y * gridDim.z)) return;
 
   const int chunks = gridDim.y;
   double all_gamma = 0, all_beta = 0;

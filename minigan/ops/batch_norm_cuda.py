@@ -4,29 +4,13 @@ from typing import Any
 
 import numpy as np
 
-from minigan import capture
-from minigan.backend import Array, address, array_module, contiguous, is_cuda
+from minigan.backend import Array, address, array_module, contiguous
+from minigan.block_counters import block_counters
 from minigan.kernel_launch import C_REALS, Macros, launch
-from minigan.kernels.source import KernelError
 
 TILE = 32  # channels of a block
 BLOCKS = 512  # into about so many are large arrays cut, which is 4 for each multiprocessor of a large GPU
 ROWS_OF_A_THREAD = 4  # the least, as many as batch_norm.cu has in flight
-
-# By array module, device, stream and size: how many blocks of a tile of channels have finished; 0 between launches.
-_counters: dict[tuple[Any, ...], Array] = {}
-
-
-def _finished(device: str, tiles: int) -> Array:
-    """Counters (from tiles on,) of the current stream, whose launches come one after the other."""
-    xp = array_module(device)
-    stream = xp.cuda.get_current_stream().ptr if is_cuda(device) else 0
-    key = (xp, device, stream, 1 << max(10, (tiles - 1).bit_length()))
-    if key not in _counters:
-        if capture.active() is not None:  # the zeros would be part of the graph, and not there before its first replay
-            raise capture.CaptureError("batch norm: expected to have run on this stream before it is captured")
-        _counters[key] = xp.zeros(key[-1], np.uint32)
-    return _counters[key]
 
 
 class _Kernels:
@@ -62,12 +46,8 @@ class _Kernels:
 
     def counting(self, kernel: str, before: Any, after: Any) -> None:
         """A launch that counts its blocks."""
-        finished = _finished(self.device, self.tiles)
-        try:
+        with block_counters(self.device, self.tiles) as finished:
             self(kernel, *before, finished, *after)
-        except KernelError:
-            finished[...] = 0  # the emulator stopped between two blocks
-            raise
 
 
 def statistics(
