@@ -14,7 +14,7 @@ CORE = ("numpy", "numba", "pillow", "safetensors", "tqdm")
 OPTIONAL = {
     "cupy-cuda12x": "NVIDIA GPUs (extra cuda12)",
     "cupy-cuda13x": "NVIDIA GPUs (extra cuda13)",
-    "matplotlib": "plots of the losses (extra plot)",
+    "matplotlib": "charts of the benchmarks (extra plot)",
     "tensorboardX": "watching a run in TensorBoard (extra watch)",
     "mpi4py": "training on several processes or machines (extra mpi)",
     "nvidia-nccl-cu12": "training on several GPUs (extra nccl12)",

@@ -294,7 +294,7 @@ class _Training:
         """The pictures of a run as a whole."""
         self.run.save_film()
         if not self.run.save_plot(self.system.curves):
-            self.say("losses.png is not drawn: matplotlib is not installed (pip install 'minigan[plot]')")
+            self.say("losses.png is not drawn: log.csv has no line")
 
 
 def _out_of_memory(batch_size: int, device: str) -> str:
