@@ -61,7 +61,7 @@ def test_no_part_begins_without_time(only: Any, tmp_path: Path) -> None:
 def test_all_parts_fit_into_ten_minutes() -> None:
     planned = gpu_session.parts(Path("out"), dry_run=False)
     assert sum(part.seconds for part in planned) <= gpu_session.SECONDS < 600
-    assert all("cuda" in part.command for part in planned)
+    assert all("cuda" in part.command or part.name == "compile" for part in planned)
 
 
 def test_the_package_is_found_where_it_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
