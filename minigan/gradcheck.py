@@ -38,9 +38,9 @@ def gradcheck(
     again and again, and checked to give the same result each time.
     """
     inputs = [inputs] if isinstance(inputs, Tensor) else list(inputs)
-    checked = [i for i, t in enumerate(inputs) if t.requires_grad]
-    if not checked or any(t.dtype != np.float64 for t in inputs):
-        raise ValueError("gradcheck: expected float64 inputs, at least one of them with requires_grad=True")
+    checked = [i for i, t in enumerate(inputs) if isinstance(t, Tensor) and t.requires_grad]
+    if not checked or any(not isinstance(t, Tensor) or t.dtype != np.float64 for t in inputs):
+        raise ValueError(f"gradcheck: expected float64 tensors, one or more with requires_grad=True; got {inputs}")
     if order not in (1, 2):
         raise ValueError(f"gradcheck: expected order 1 or 2, got {order}")
     if directions < 1 or not step > 0:

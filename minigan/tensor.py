@@ -272,12 +272,9 @@ def tensor(
         raise TypeError(
             f"tensor: expected float32 or float64, got {data.dtype}; convert it, for example with dtype='float32'"
         )
-    data = data.astype(data.dtype.newbyteorder("="), copy=False)
-    array = to_device(data, device)
-    if copy and array is data:
-        with on_device(device):
-            array = array.copy()
-    return Tensor(array, requires_grad, device)
+    with on_device(device):
+        data = data.astype(data.dtype.newbyteorder("="), copy=copy)
+    return Tensor(to_device(data, device), requires_grad, device)
 
 
 def from_dlpack(source: Any) -> Tensor:
@@ -491,8 +488,7 @@ def _kinds(tensors: Sequence[Tensor]) -> str:
 
 def _shell(t: Tensor) -> Tensor:
     """A tensor's place in the graph without its values."""
-    shell = Tensor(_NoData(t.shape, t.dtype), t.requires_grad, t.device, t.op)
-    return shell
+    return Tensor(_NoData(t.shape, t.dtype), t.requires_grad, t.device, t.op)
 
 
 class _NoData:
