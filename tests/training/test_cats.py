@@ -10,6 +10,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from minigan.kernels.emulator import executor
 from PIL import Image
 
 from minigan import serialization
@@ -255,7 +256,35 @@ def test_doctor_names_devices_and_libraries(capsys: pytest.CaptureFixture) -> No
     said = capsys.readouterr().out
     assert "default device: " in said
     assert "cuda: " in said
+    assert "emulated: available, with /" in said
     assert "safetensors 0" in said
+
+
+def test_what_the_emulator_lacks_is_said_in_one_line(
+    train_cats: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    from minigan.__main__ import main
+
+    monkeypatch.setattr(executor, "_built", {})  # as in a new process
+    for name, value, words in (
+        ("CXX", "no-such-compiler", "the emulator needs a C++ compiler"),
+        (
+            "MINIGAN_CACHE",
+            "/dev/null/x",
+            "compiled kernels cannot be written to /dev/null/x/emulator: Not a dir",
+        ),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            with pytest.raises(SystemExit) as end:
+                train_cats("--out", name, "--quiet", "--device", "emulated")
+        assert end.value.code == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"dcgan_cats.py: error: {words}")
+        assert error.count("\n") == 1
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    main(["doctor"])
+    assert "emulated: the emulator needs a C++ compiler" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("noise_of_the_cpu")
