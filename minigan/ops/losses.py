@@ -72,7 +72,7 @@ def _mean_logistic_cpu(z: Array, t: Array) -> Array:
 
 
 def _mean_logistic_gradient_cpu(z: Array, t: Array, gy: Array) -> Array:
-    return gy / z.size * (logistic(np, z) - t)
+    return gy / z.size * (logistic(z) - t)
 
 
 def _mean_l1_cpu(a: Array, b: Array) -> Array:
