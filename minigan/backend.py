@@ -147,23 +147,6 @@ def contiguous(device: str, *arrays: Array) -> tuple[Array, ...]:
     return tuple(array_module(device).asarray(a, order="C") for a in arrays)
 
 
-COUNTERS = 128
-
-
-def counters(device: str) -> Array:
-    """Zeros in device memory, made once, by which a kernel counts its blocks: it leaves zeros behind.
-
-    Kernels that use them must not run at the same time.
-    """
-    return _counters(array_module(device), device)
-
-
-@cache
-def _counters(xp: Any, device: str) -> Array:
-    with on_device(device):
-        return xp.zeros(COUNTERS, np.uint32)
-
-
 def address(array: Array) -> int:
     """Where its memory begins."""
     return array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr

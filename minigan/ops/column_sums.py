@@ -4,7 +4,8 @@ import math
 
 import numpy as np
 
-from minigan.backend import Array, address, array_module, contiguous, counters, dispatch
+from minigan.backend import Array, address, array_module, contiguous, dispatch
+from minigan.block_counters import block_counters
 from minigan.cpu import ELEMENTS_PER_THREAD, jit, parallel
 from minigan.kernel_launch import C_REALS, launch
 
@@ -53,9 +54,10 @@ def _column_sums_cuda(device: str, x: Array, over: float = 1.0) -> Array:
     chunk_rows = max(LEAST_ROWS, -(-rows // max(1, BLOCKS // tiles)))
     chunks = -(-rows // chunk_rows)
     partial = xp.empty((chunks, y.size), np.float64) if chunks > 1 else None
-    args = [x, partial, counters(device), y, float(over), x.size, width, y.size, chunk_rows]
     macros = {"REAL": C_REALS[x.dtype], "VECTOR": vector}
-    launch("sums.cu", "column_sums", (tiles, chunks), THREADS, args, device=device, macros=macros)
+    with block_counters(device, tiles) as counters:
+        args = [x, partial, counters, y, float(over), x.size, width, y.size, chunk_rows]
+        launch("sums.cu", "column_sums", (tiles, chunks), THREADS, args, device=device, macros=macros)
     return y
 
 

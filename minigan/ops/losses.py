@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from minigan.backend import Array, array_module, contiguous, counters, dispatch
+from minigan.backend import Array, array_module, contiguous, dispatch
+from minigan.block_counters import block_counters
 from minigan.kernel_launch import C_REALS, Macros, launch, launch_elements
 from minigan.ops.elementwise import abs
 from minigan.ops.reduce import broadcast_to, mean
@@ -89,8 +90,8 @@ def _mean_cuda(kernel: str, device: str, *args: Any) -> Array:
     blocks = min(-(-x.size // THREADS), BLOCKS)
     sums, y = xp.empty(blocks, np.float64), xp.empty((), x.dtype)
     macros: Macros = {"REAL": C_REALS[x.dtype]}
-    args = *args, sums, counters(device), y, x.size
-    launch("losses.cu", kernel, blocks, THREADS, args, device=device, macros=macros)
+    with block_counters(device, 1) as counter:
+        launch("losses.cu", kernel, blocks, THREADS, (*args, sums, counter, y, x.size), device=device, macros=macros)
     return y
 
 
