@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from minigan.backend import Array, array_module, contiguous, dispatch
-from minigan.cpu import jit, parallel_flat
-from minigan.kernel_launch import launch_elements
+from minigan.backend import Array, array_module, dispatch
+from minigan.cpu import jit
+from minigan.ops.elements import element_kernel, element_loop
 from minigan.tensor import Op, Tensor
 
 Samples = Iterator[tuple[tuple[np.ndarray, ...], dict[str, Any]]]
@@ -25,33 +25,14 @@ def logistic(x: Array) -> Array:
     return np.asarray(np.where(x >= 0, 1, e) / (1 + e), dtype=x.dtype)
 
 
-def _logistic_cuda(device: str, x: Array) -> Array:
-    y = array_module(device).empty(x.shape, x.dtype)
-    launch_elements("elementwise.cu", "sigmoid", y.size, [*contiguous(device, x), y], device=device, dtype=y.dtype)
-    return y
-
-
 @jit
 def _tanh_grad_loop(start, stop, y, gy, gx):  # type: ignore[no-untyped-def]
     for i in range(np.uintp(start), np.uintp(stop)):
         gx[i] = gy[i] * (1 - y[i] * y[i])
 
 
-def _tanh_grad_cpu(y: Array, gy: Array) -> Array:
-    gx = np.empty(y.shape, y.dtype)
-    parallel_flat(_tanh_grad_loop, np.ascontiguousarray(y), np.ascontiguousarray(gy), gx)
-    return gx
-
-
-def _tanh_grad_cuda(device: str, y: Array, gy: Array) -> Array:
-    gx = array_module(device).empty(y.shape, y.dtype)
-    args = [*contiguous(device, y, gy), gx]
-    launch_elements("elementwise.cu", "tanh_gradient", gx.size, args, device=device, dtype=y.dtype)
-    return gx
-
-
-sigmoid_forward = dispatch(cpu=logistic, cuda=_logistic_cuda)
-tanh_grad = dispatch(cpu=_tanh_grad_cpu, cuda=_tanh_grad_cuda)
+sigmoid_forward = dispatch(cpu=logistic, cuda=element_kernel("elementwise.cu", "sigmoid"))
+tanh_grad = dispatch(cpu=element_loop(_tanh_grad_loop), cuda=element_kernel("elementwise.cu", "tanh_gradient"))
 
 
 @dataclass

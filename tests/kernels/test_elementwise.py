@@ -8,7 +8,7 @@ from leaf_checks import DTYPES, SIZES, assert_within, check_counters, eps, fence
 
 import minigan as mg
 import minigan.functional as F
-from minigan.ops import losses
+from minigan.ops import losses, losses_cuda
 from minigan.ops.elu import elu_forward, elu_grad
 from minigan.ops.leaky_relu import scale_negative
 from minigan.ops.losses import logistic_loss
@@ -115,7 +115,7 @@ def test_mean_losses(size, blocks, dtype):
     """The sums are double, so a float mean is off by the rounding of its terms and its own."""
     a, b = numbers(size, dtype, scale=3), np.abs(numbers(size, dtype, 1)) % 1
     exact, target = a.astype(np.float64), b.astype(np.float64)
-    with mock.patch.object(losses, "BLOCKS", blocks):
+    with mock.patch.object(losses_cuda, "BLOCKS", blocks):
         logistic = run(lambda: losses.mean_logistic("emulated", a, b))
         l1 = run(lambda: losses.mean_l1("emulated", a, b))
     terms = np.logaddexp(0, exact) - exact * target
