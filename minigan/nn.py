@@ -131,7 +131,10 @@ class Sequential(Module):
             following = modules[0] if modules else None
             slope = following.slope if type(following) is LeakyReLU else 0.0 if type(following) is ReLU else None
             if slope is not None and (
-                type(module) is BatchNorm2d or type(module) is Conv2d or type(module) is ConvTranspose2d
+                type(module) is BatchNorm2d
+                or type(module) is Conv2d
+                or type(module) is ConvTranspose2d
+                or type(module) is Linear
             ):
                 x = module.forward(x, slope)  # one op, which neither writes nor keeps what lies between
                 modules.pop(0)
@@ -225,8 +228,8 @@ class Linear(Module):
         self.weight = Parameter(weight_init(shape))
         self.bias = Parameter(init.zeros(shape[:1])) if bias else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias)
+    def forward(self, x: Tensor, slope: float = 1.0) -> Tensor:
+        return F.linear(x, self.weight, self.bias, slope)
 
 
 class BatchNorm2d(Module):
