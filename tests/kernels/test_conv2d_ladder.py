@@ -10,7 +10,7 @@ and more.
 TF32 inputs are rounded to 11 significant bits, so each is off by 2^-11 of itself at most, 2^-11 / sqrt(3) on average
 over the mantissas, and a product of two by 2^-11 sqrt(2 / 3): together 0.82 * 2^-11 s; six times that, 5 * 2^-11 s, is
 allowed. fp16 has 11 significant bits too, bf16 has 8: 5 * 2^-8 s. Compared with the reference of inputs that were
-rounded in the same way, rungs 6 to 10 have to be as exact as the others: a product of two of these numbers has at most
+rounded in the same way, rungs 6 to 11 have to be as exact as the others: a product of two of these numbers has at most
 22 significant bits, and is exact in float32.
 """
 
@@ -273,10 +273,10 @@ def forced(rung, tile):
 
 def fits(name, g, rung, tile):
     """Whether the tile has loads that are narrow enough for these channels."""
-    a, b = {"forward": (g.c, g.c), "input_grad": (g.k, g.c), "weight_grad": (g.k, g.c)}[name]
-    allowed = tuple(4 if channels % 4 == 0 else 1 for channels in (a, b))
+    both = RUNGS[rung].channels(name, g)
+    allowed = tuple(4 if channels % 4 == 0 else 1 for channels in both)
     if RUNGS[rung].half:  # channels are padded
-        allowed = tuple(4 if channels <= 4 else 8 for channels in (a, b))
+        allowed = tuple(4 if channels <= 4 else 8 for channels in both)
     return rung < 4 or conv2d_ladder.widest(RUNGS[rung].tiles[tile], allowed) is not None
 
 
@@ -392,7 +392,7 @@ def test_what_is_chosen_by_default(name):
 
 
 @passes
-@pytest.mark.parametrize("rung", [6, 7, 8, 9, 10])
+@pytest.mark.parametrize("rung", [6, 7, 8, 9, 10, 11])
 def test_against_unrounded_inputs(rung, name):
     what, g, unit = PASSES[name], SIZES[4], UNIT[RUNGS[rung].precision]
     arrays = random_inputs(what, g)
@@ -553,10 +553,7 @@ def test_split_k_is_deterministic(rung, allocated):
 
 
 def choose_slices_of(rung, g):
-    rows, columns, depth = g.k, g.r * g.s * g.c, g.n * g.p * g.q
-    if RUNGS[rung].half:
-        inner = conv2d_ladder.padded(g)
-        rows, columns = inner.k, inner.r * inner.s * inner.c
+    (rows, columns), depth = RUNGS[rung].weight_grad_sizes(conv2d_ladder.padded(g) if RUNGS[rung].half else g), g.n * g.p * g.q
     tile, _ = choose_tile(rung, rows, columns, (4, 4) if RUNGS[rung].half else (1, 1))
     grid = -(-rows // tile.bm) * -(-columns // tile.bn)
     return choose_slices(grid, depth, tile.bk, rows * columns, 4)[0]
@@ -586,7 +583,7 @@ def test_inputs_that_are_not_contiguous(rung, name):
 
 
 @passes
-@pytest.mark.parametrize("rung", [4, 5, 6, 7, 8, 9, 10])
+@pytest.mark.parametrize("rung", [4, 5, 6, 7, 8, 9, 10, 11])
 @pytest.mark.parametrize("moved", [(0,), (1,), (0, 1)])
 def test_arrays_that_begin_4_bytes_beside_a_vector(moved, rung, name):
     """They are loaded float by float, in the same order."""
@@ -699,7 +696,7 @@ def test_warpgroup_products_are_for_sm_90_and_by_name_only(monkeypatch):
     arrays = random_inputs(PASSES["forward"], SIZES[2])
     for arch in (75, 80, 89, 100, 120):
         monkeypatch.setattr(conv2d_launch, "architecture", lambda device, arch=arch: arch)
-        for rung in (9, 10):
+        for rung in (9, 10, 11):
             message = f"rung {rung} is for float32 on sm_90 only, got float32 on sm_{arch}"
             with pytest.raises(ValueError, match=message):
                 run(PASSES["forward"], SIZES[2], arrays, rung=rung)
