@@ -1,4 +1,34 @@
-// 11_wgmma_tf32.cu: TF32
+// 11_wgmma_tf32.cu: TF32 by warpgroups; of the H100 and H200 (sm_90a) alone.
+//
+// Idea: out of shared memory wgmma takes TF32 only with the depth side by side, but its operand A may come from
+//   registers, however it lies in memory. So A is the patches, in all three passes: gathered by cp.async, read as
+//   fragments, and rounded to TF32 on the way, all as in rung 6. B is the dense operand, the filters or gy, which
+//   prepare_... writes rounded, tile by tile, as they lie in shared memory, with the depth side by side whatever way it
+//   lay before; the TMA unit brings them as in rung 9. So both operands are rounded to nearest, as on rung 6. Read by
+//   wgmma itself, patches would be cut off behind the 10th bit of the mantissa: wrong by up to one unit of it instead
+//   of a half, and always towards zero.
+// Thread -> output: a tile of BM x BN by BM / 64 warpgroups of 64 x BN each. Which lane holds which element of A and of
+//   the sums is wgmma's rule (ptx.cuh). prepare_...: a block makes 32 lines x 32 steps.
+// Shared memory (dynamic): STAGES slots of a tile of B, rows of 128 bytes swizzled as in rung 9, then as many of one of
+//   A, padded as in rung 6 (tile.cuh, Layout), and 1024 bytes to begin at a multiple of that. At most 70656 bytes for
+//   64 x 64, 140288 for 128 x 128, 205824 for 128 x 256. STAGES mbarriers (static) tell when the TMA unit's tiles are
+//   there.
+// Pipeline: as in rung 9. While the products of tile t - 1 run, the fragments of t are read, into other registers than
+//   those that t - 1 comes from; so the loop makes two tiles a turn.
+// Bounds (computed): tensor cores multiply 1024 pairs of TF32 numbers a cycle (the data sheet's 494.7 TFLOP/s of 132
+//   multiprocessors at 1.83 GHz), shared memory moves 128 bytes. That is one line of a tile: BM + BN of them are
+//   written, BM of A are read, and BN of B by each warpgroup. Rung 9 has the same bounds: twice the numbers in a line,
+//   and twice the products a cycle.
+//     tile         products    shared memory               share of the peak    from global memory
+//     64 x 64        128       128 + 64 +  64 =  256 cycles      50 %            128 bytes a cycle
+//     128 x 128      512       256 + 128 + 256 =  640            80 %             64
+//     128 x 256     1024       384 + 128 + 512 = 1024           100 %             48
+//   Most of the last column comes from the L2 cache, whose rate NVIDIA does not say here. The A100's, 5120 bytes a
+//   cycle, would be 39 for each of 132.
+// Input gradient: parity class blockIdx.z, as in rung 3.
+// Weight gradient: the product of rung 3 the other way round, rows are taps (r, s, c), columns filters; slice
+//   blockIdx.z. The sums are written with neighbouring lanes at neighbouring channels.
+// Next: two blocks of a cluster that fetch half of B's tile each, for both: 32 bytes a cycle with 128 x 256.
 //
 // variants: [{"BM": 64, "BN": 64, "BK": 32, "STAGES": 4, "VECTOR_A": [4, 1], "VECTOR_B": 1},
 //            {"BM": 128, "BN": 256, "BK": 32, "STAGES": 4, "VECTOR_A": 4, "VECTOR_B": 1},

@@ -180,7 +180,7 @@ def weight_grad(
             inner = padded(g) if RUNGS[rung].half else g
             rows, columns = RUNGS[rung].weight_grad_sizes(inner)
             operands = ((x, g.c), (gy, g.k)) if RUNGS[rung].transposed else ((gy, g.k), (x, g.c))
-            chosen, vectors = choose_tile(rung, rows, columns, widths(run, *operands), tile)
+            chosen, vectors = choose_tile(rung, rows, columns, widths(run, *operands), tile, depth)
             grid, shared = tiles_of(rows, columns, chosen), shared_bytes(chosen, False, False)
             gy_tiles = -(-depth // chosen.bk), 1, grid[1 if RUNGS[rung].transposed else 0]
             if RUNGS[rung].half:

@@ -97,9 +97,9 @@ def _half_rung(half: str) -> Rung:
 def _warpgroup_rung(half: str) -> Rung:
     every = ((8, 8), (8, 4), (4, 8), (4, 4))
     tiles = []
-    for size, vectors in ((64, every), (128, ((8, 8),))):
-        macros: dict[str, int | str] = {"HALF": half, "BM": size, "BN": size, "BK": 64, "STAGES": 4}
-        tiles.append(Tile(size, size, 64, 2 * size, macros, vectors, packed=True))
+    for bm, bn, vectors in ((64, 64, every), (128, 256, ((8, 8),)), (128, 128, ((8, 8),))):
+        macros: dict[str, int | str] = {"HALF": half, "BM": bm, "BN": bn, "BK": 64, "STAGES": 4}
+        tiles.append(Tile(bm, bn, 64, 2 * bm, macros, vectors, packed=True))
     return Rung("9_wgmma.cu", tuple(tiles), architecture=90, newest=90, precision=half)
 
 
@@ -187,11 +187,11 @@ def choose_rung(g: Geometry, dtype: str, arch: int, precision: str = "float32") 
 
 
 def choose_tile(
-    rung: int, rows: int, columns: int, vectors: tuple[int, int], tile: int | None = None
+    rung: int, rows: int, columns: int, vectors: tuple[int, int], tile: int | None = None, depth: int = 0
 ) -> tuple[Tile, Any]:
     """The tile of a rung for a product of this size, and the widest loads that it has among those allowed.
 
-    tile: its number in RUNGS, to force one.
+    tile: its number in RUNGS, to force one. depth: where slices of it may share a tile, as in weight gradients.
     """
     tiles = RUNGS[rung].tiles
     usable = [t for t in tiles if widest(t, vectors) is not None]
@@ -201,12 +201,12 @@ def choose_tile(
         chosen = tiles[tile]
     else:
         # A larger tile reads less, if it leaves work for all of the GPU; a narrow one computes fewer columns in vain.
+        def blocks(t: Tile) -> int:
+            slices = -(-depth // t.bk) // SLICE_TILES if t.packed else 1  # wgmma needs large tiles most
+            return -(-rows // t.bm) * -(-columns // t.bn) * max(1, slices)
+
         narrow = [t for t in usable if t.bn < tiles[0].bn and columns <= t.bn]
-        large = [
-            t
-            for t in usable
-            if t.bn > tiles[0].bn and -(-rows // t.bm) * -(-columns // t.bn) >= BLOCKS and columns > t.bn // 2
-        ]
+        large = [t for t in usable if t.bn > tiles[0].bn and blocks(t) >= BLOCKS and columns > t.bn // 2]
         chosen = (narrow or large or usable)[0]
     return chosen, widest(chosen, vectors)
 

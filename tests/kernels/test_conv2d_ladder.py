@@ -553,8 +553,11 @@ def test_split_k_is_deterministic(rung, allocated):
 
 
 def choose_slices_of(rung, g):
-    (rows, columns), depth = RUNGS[rung].weight_grad_sizes(conv2d_ladder.padded(g) if RUNGS[rung].half else g), g.n * g.p * g.q
-    tile, _ = choose_tile(rung, rows, columns, (4, 4) if RUNGS[rung].half else (1, 1))
+    (rows, columns), depth = (
+        RUNGS[rung].weight_grad_sizes(conv2d_ladder.padded(g) if RUNGS[rung].half else g),
+        g.n * g.p * g.q,
+    )
+    tile, _ = choose_tile(rung, rows, columns, (4, 4) if RUNGS[rung].half else (1, 1), depth=depth)
     grid = -(-rows // tile.bm) * -(-columns // tile.bn)
     return choose_slices(grid, depth, tile.bk, rows * columns, 4)[0]
 
@@ -726,6 +729,15 @@ def test_which_rung_and_tile():
         assert choose_tile(rung, 64 * 16 * 16, 256, (8, 8))[0].bm == 128
         assert choose_tile(rung, 64 * 16 * 16, 256, (8, 4)) == (RUNGS[rung].tiles[0], (8, 4))
         assert choose_tile(rung, 64, 256, (8, 8))[0].bm == 64
+    for rung, vectors in ((9, (8, 8)), (10, (8, 8)), (11, (4, 1))):
+        wide, square = RUNGS[rung].tiles[1:]
+        assert choose_tile(rung, 64 * 32 * 32, 256, vectors)[0] == wide
+        assert choose_tile(rung, 64 * 32 * 32, 128, vectors)[0] == square  # half of a wide one were in vain
+        assert choose_tile(rung, 64 * 16 * 16, 256, vectors)[0] == square
+        # 26 tiles of a weight gradient, and slices of 4 tiles of the depth: enough blocks if there are 10 slices
+        assert choose_tile(rung, 26 * 128, 256, vectors, depth=10 * 4 * wide.bk)[0] == wide
+        assert choose_tile(rung, 26 * 128, 128, vectors, depth=10 * 4 * wide.bk)[0] == square
+        assert choose_tile(rung, 26 * 128, 256, vectors)[0] == RUNGS[rung].tiles[0]
     assert choose_tile(4, 64 * 64 * 64, 3, (4, 1)) == (RUNGS[4].tiles[2], (4, 1))
 
 
