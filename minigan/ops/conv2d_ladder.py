@@ -137,7 +137,7 @@ RUNGS: dict[int, Rung] = {
     # One source in two number formats.
     7: _half_rung("bf16"),
     8: _half_rung("fp16"),
-    # The same again for sm_90a. Nobody has measured them on a GPU, so choose_rung does not take them: by name only.
+    # For sm_90a. Nobody has measured these on a GPU, so choose_rung does not take them: by name only.
     9: _warpgroup_rung("bf16"),
     10: _warpgroup_rung("fp16"),
     11: Rung(
@@ -179,7 +179,7 @@ def choose_rung(g: Geometry, dtype: str, arch: int, precision: str = "float32") 
                     f"conv2d: precision {precision!r} needs a GPU from sm_{spec.architecture} on, "
                     f"this is an sm_{arch}; set_matmul_precision('float32') works there"
                 )
-            return rung  # the first one: 9 and 10 are taken by name only
+            return rung  # the first one: those of sm_90a are taken by name only
     if precision == "tf32" and arch >= 80:
         return 6  # only where the caller allows TF32
     # cp.async came with sm_80. Tiles of three columns (an image's gradient) are rung 4's: it has a narrow one.
