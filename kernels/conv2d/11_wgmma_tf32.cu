@@ -179,19 +179,20 @@ __device__ __forceinline__ void product(const Pass& pass, const float* a, const 
 
 // The weight gradient the other way round: its rows are taps, its columns filters.
 struct TransposedWeightGrad {
-  int rows, columns, begin, end;
+  int rows, columns, begin, end, origin;
   TapsByPixels a;
 
   __device__ __forceinline__ explicit TransposedWeightGrad(const WeightGrad& pass)
-      : rows(pass.columns), columns(pass.rows), begin(pass.begin), end(pass.end), a(pass.b) {}
+      : rows(pass.columns), columns(pass.rows), begin(pass.begin), end(pass.end), origin(pass.origin), a(pass.b) {}
 
-  __device__ __forceinline__ int output(int row) const { return row; }
+  __device__ __forceinline__ int output(int row) const { return origin + row; }
   __device__ __forceinline__ float finish(float sum, const float*, int) const { return sum; }
 };
 
 __device__ __forceinline__ void product(const WeightGrad& pass, const float* gy, const float* x, const float* bias,
-                                        float* partial) {
-  multiply(TransposedWeightGrad(pass), x, gy, blockIdx.y, gridDim.y, pass.columns, bias, partial);
+                                        float* gw) {
+  multiply(TransposedWeightGrad(pass), x, gy, blockIdx.y, gridDim.y, pass.pitch, bias, gw);
 }
 
+#define TRANSPOSED
 #include "passes.cuh"

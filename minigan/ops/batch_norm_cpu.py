@@ -1,5 +1,7 @@
 """Batch normalisation on the CPU."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from minigan.backend import Array
@@ -92,8 +94,22 @@ def _moments(x: Array) -> tuple[Array, Array]:
     return average, variance
 
 
-def statistics(x: Array, gamma: Array, epsilon: float) -> tuple[Array, ...]:
-    average, variance = _moments(x)
+def _groups(x: Array, count: int) -> Iterator[Array]:
+    """(count x N, ..., C) as so many parts (M, C), which share its memory if it is in C order."""
+    return iter(np.ascontiguousarray(x).reshape(count, x.size // max(1, count * x.shape[-1]), x.shape[-1]))
+
+
+def statistics(
+    x: Array,
+    gamma: Array,
+    epsilon: float,
+    groups: int = 1,
+    running_mean: Array | None = None,
+    running_var: Array | None = None,
+    momentum: float = 0.0,
+) -> tuple[Array, ...]:
+    average, variance = (np.stack(found) for found in zip(*map(_moments, _groups(x, groups)), strict=True))
+    update_running(average, variance, x.size // average.size, running_mean, running_var, momentum)
     inverse = (variance + epsilon) ** -0.5
     return average, variance, inverse, gamma * inverse
 
@@ -107,39 +123,102 @@ def _affine(dtype: np.dtype, average: Array, scale: Array, beta: Array) -> tuple
 
 def normalize(x: Array, average: Array, scale: Array, beta: Array, slope: float = 1.0) -> Array:
     y = np.empty(x.shape, x.dtype)
-    flat = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
-    arguments = *_affine(x.dtype, average, scale, beta), x.dtype.type(slope), y.reshape(flat.shape)
-    parallel(_normalize_loop, len(flat), flat, *arguments, grain=_grain(flat))
+    groups = len(average)
+    for part, out, centre, factor in zip(_groups(x, groups), _groups(y, groups), average, scale, strict=True):
+        arguments = *_affine(x.dtype, centre, factor, beta), x.dtype.type(slope), out
+        parallel(_normalize_loop, len(part), part, *arguments, grain=_grain(part))
     return y
 
 
+def normalize_given(
+    x: Array, gamma: Array, beta: Array, mean: Array, variance: Array, epsilon: float, slope: float
+) -> Array:
+    average, inverse = given_statistics(mean, variance, epsilon)
+    return normalize(x, average, gamma * inverse, beta, slope)
+
+
 def gradients(
-    x: Array, gamma: Array, average: Array, inverse: Array, gy: Array, beta: Array, slope: float = 1.0
-) -> tuple[Array, Array, Array]:
-    """gx (..., C), ggamma (C,), gbeta (C,); average and inverse = 1 / sqrt(variance + epsilon) are float64."""
-    gx = np.empty(x.shape, x.dtype)
-    flat_x, flat_gy = (np.ascontiguousarray(a).reshape(-1, a.shape[-1]) for a in (x, gy))
-    rows, count = _chunks(flat_x)
+    x: Array,
+    gamma: Array,
+    average: Array,
+    inverse: Array,
+    gy: Array,
+    beta: Array,
+    slope: float = 1.0,
+    given: bool = False,
+) -> tuple[Array, ...]:
+    """gx (..., C), ggamma (C,), gbeta (C,), and (2, groups, C) the latter two of each group, as float64.
+
+    average and inverse = 1 / sqrt(variance + epsilon) are float64, (groups, C).
+    """
+    gx, groups = np.empty(x.shape, x.dtype), len(average)
+    totals = np.empty((2, *average.shape))
+    for i, (part, part_gy, out) in enumerate(zip(*(_groups(a, groups) for a in (x, gy, gx)), strict=True)):
+        totals[:, i] = _gradients(part, gamma, average[i], inverse[i], part_gy, beta, slope, given, out)
+    ggamma, gbeta = totals.sum(1).astype(x.dtype)
+    return gx, ggamma, gbeta, totals
+
+
+def _gradients(
+    x: Array,
+    gamma: Array,
+    average: Array,
+    inverse: Array,
+    gy: Array,
+    beta: Array,
+    slope: float,
+    given: bool,
+    gx: Array,
+) -> tuple[Array, Array]:
+    """Of one group, (M, C): puts gx into its place, returns ggamma and gbeta as float64."""
+    rows, count = _chunks(x)
     leaky = *_affine(x.dtype, average, gamma * inverse, beta), x.dtype.type(slope)
     centre = leaky[0]
     sums, products = np.empty((2, count, x.shape[-1]), x.dtype)
-    parallel(_gradient_sums_loop, count, flat_x, flat_gy, *leaky, rows, sums, products, grain=_grain(flat_x, rows))
+    parallel(_gradient_sums_loop, count, x, gy, *leaky, rows, sums, products, grain=_grain(x, rows))
     gbeta = sums.sum(0, dtype=np.float64)
     ggamma = (products.sum(0, dtype=np.float64) - (average - centre) * gbeta) * inverse
-    # gx = gamma / sigma (g - mean(g) - x^ mean(g x^)), where x^ = (x - mean) / sigma
+    # gx = gamma / sigma (g - mean(g) - x^ mean(g x^)), where x^ = (x - mean) / sigma; the means are 0 where mean and
+    # variance are given and do not depend on x
     gx_scale = gamma * inverse
-    x_scale = -gx_scale * inverse * ggamma / len(flat_x)
-    gx_shift = -gx_scale * gbeta / len(flat_x) - x_scale * (average - centre)
+    share = 0.0 if given else 1 / len(x)
+    x_scale = -gx_scale * inverse * ggamma * share
+    gx_shift = -gx_scale * gbeta * share - x_scale * (average - centre)
     coefficients = (a.astype(x.dtype) for a in (gx_scale, x_scale, gx_shift))
-    arguments = flat_gy, flat_x, *leaky, *coefficients, gx.reshape(flat_x.shape)
-    parallel(_combine_loop, len(flat_x), *arguments, grain=_grain(flat_x))
-    return gx, ggamma.astype(x.dtype), gbeta.astype(x.dtype)
+    parallel(_combine_loop, len(x), gy, x, *leaky, *coefficients, gx, grain=_grain(x))
+    return ggamma, gbeta
+
+
+# ---- on any device, by array expressions: what is done for each channel, and seldom on a GPU -------------------------
 
 
 def update_running(
-    running_mean: Array | None, running_var: Array | None, average: Array, variance: Array, momentum: float, count: int
+    average: Array,
+    variance: Array,
+    count: int,
+    running_mean: Array | None,
+    running_var: Array | None,
+    momentum: float,
 ) -> None:
-    for running, batch in ((running_mean, average), (running_var, variance * (count / (count - 1)))):
-        if running is not None:
+    """Averages mean and variance of one batch after the other, (groups, C), into the running ones, if there are any.
+
+    count: from how many values each is.
+    """
+    unbiased = variance * (count / max(1, count - 1))
+    for running, batches in ((running_mean, average), (running_var, unbiased)):
+        if running is None:
+            continue
+        for batch in batches:
             running *= running.dtype.type(momentum)
             running += (batch * (1 - momentum)).astype(running.dtype)
+
+
+def given_statistics(mean: Array, variance: Array, epsilon: float) -> tuple[Array, Array]:
+    """average and inverse (1, C), in float64, of a mean and a variance (C,) that do not come from the batch."""
+    return mean.astype(np.float64)[None], 1 / np.sqrt(variance.astype(np.float64)[None] + epsilon)
+
+
+def given_gradients(gamma: Array, inverse: Array, totals: Array) -> tuple[Array, Array]:
+    """The gradients of such a mean and variance, from those of gamma and beta."""
+    scale = gamma * inverse[0]
+    return (-scale * totals[1, 0]).astype(gamma.dtype), (-scale * inverse[0] * totals[0, 0] / 2).astype(gamma.dtype)

@@ -11,19 +11,29 @@ from typing import Any
 import numpy as np
 
 from minigan.backend import Array, array_module, matmul_precision, on_device
+from minigan.block_counters import block_counters
 from minigan.ops import conv2d_tune
 from minigan.ops.conv2d_ladder import (
     RUNGS,
     THREE_COLUMNS,
-    Tile,
     candidates,
     choose_slices,
     choose_tile,
+    counters_of,
     padded,
     shared_bytes,
     tiles_of,
 )
-from minigan.ops.conv2d_launch import Launcher, architecture, check_array, check_count, conv, rung_for, vector, widths
+from minigan.ops.conv2d_launch import (
+    Launcher,
+    architecture,
+    check_array,
+    check_count,
+    conv,
+    rung_for,
+    vector,
+    widths,
+)
 from minigan.ops.conv2d_tune import Choice
 from minigan.ops.geometry import Geometry
 
@@ -171,11 +181,13 @@ def weight_grad(
         elif rung == 2:
             patches, small = _im2col(run, x, g), RUNGS[2].tiles[0]
 
-            def product(partial: Array, slices: int, slice_depth: int) -> None:
-                sizes = g.k, columns, depth, slice_depth
-                _product(run, gy, patches, None, partial, sizes, (1, g.k), (1, columns), slices)
-
-            _summed(run, gw, g, tiles_of(g.k, columns, small), small, (1, 1), product, slices)
+            grid = tiles_of(g.k, columns, small)
+            slices, slice_depth = choose_slices(grid[0] * grid[1], depth, small.bk, gw.size, gw.itemsize, slices)
+            partial = gw if slices == 1 else run.empty((slices, gw.size))
+            sizes = g.k, columns, depth, slice_depth
+            _product(run, gy, patches, None, partial, sizes, (1, g.k), (1, columns), slices)
+            if slices > 1:
+                run.each_element("sum_slices", gw.size, [partial, gw, slices, gw.size])
         else:
             inner = padded(g) if RUNGS[rung].half else g
             rows, columns = RUNGS[rung].weight_grad_sizes(inner)
@@ -188,12 +200,12 @@ def weight_grad(
                 x, gy = run.rounded("weight_grad", chosen, vectors, inner, gy_tiles, *given)
             elif chosen.packed:
                 gy = run.packed("weight_grad", chosen, vectors, g, gy_tiles, gy)
-
-            def product(partial: Array, slices: int, slice_depth: int) -> None:
-                args = [x, gy, partial, conv(inner), slice_depth]
+            tiles, size = grid[0] * grid[1], grid[0] * grid[1] * chosen.bm * chosen.bn
+            slices, slice_depth = choose_slices(tiles, depth, chosen.bk, size, gw.itemsize, slices)
+            partial = None if slices == 1 and inner == g else run.empty((slices, size))
+            with block_counters(device, counters_of(tiles, slices)) as count:
+                args = [x, gy, gw, partial, count, conv(inner), *([g.k, g.c] if RUNGS[rung].half else []), slice_depth]
                 run("conv2d_weight_grad", (*grid, slices), chosen.threads, args, chosen, vectors, shared)
-
-            _summed(run, gw, g, grid, chosen, vectors, product, slices)
     return gw
 
 
@@ -228,29 +240,6 @@ def _product(
     small = RUNGS[2].tiles[0]
     grid = (*tiles_of(sizes[0], sizes[1], small), slices)
     run("product", grid, (small.bn, small.bm), [a, b, bias, y, *sizes, *a_strides, *b_strides, float(slope)])
-
-
-def _summed(
-    run: Launcher,
-    gw: Array,
-    g: Geometry,
-    grid: tuple[int, int],
-    tile: Tile,
-    vectors: Any,
-    product: Callable[[Array, int, int], None],
-    wanted: int | None = None,
-) -> None:
-    """product(partial sums, slices, depth of each), and their sum in the order of the slices in gw."""
-    inner = padded(g) if RUNGS[run.rung].half else g  # what the product writes
-    size = inner.k * inner.r * inner.s * inner.c
-    slices, slice_depth = choose_slices(grid[0] * grid[1], g.n * g.p * g.q, tile.bk, size, gw.itemsize, wanted)
-    if slices == 1 and inner == g:
-        product(gw, 1, slice_depth)
-        return
-    partial = run.empty((slices, size))
-    product(partial, slices, slice_depth)
-    shape = [conv(inner), g.c] if RUNGS[run.rung].half else []
-    run.each_element("sum_slices", gw.size, [partial, gw, *shape, slices, gw.size], tile, vectors)
 
 
 def _tuned(what: str, run: Callable[..., Array], device: str, g: Geometry, precision: str | None, arrays: Any) -> Array:

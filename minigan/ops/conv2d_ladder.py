@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from minigan.block_counters import LIMIT
 from minigan.ops.conv2d_tune import Choice
 from minigan.ops.geometry import Geometry
 
@@ -23,6 +24,8 @@ BLOCKS = 256
 # But a slice is at least so many tiles deep, and the workspace takes so many bytes at most.
 SLICE_TILES = 4
 WORKSPACE_BYTES = 256 << 20
+# Slices are added up by blocks that count each other (slices.cuh): by groups of GROUP.
+GROUP = 16
 
 
 @dataclass(frozen=True)
@@ -224,12 +227,22 @@ def choose_slices(
     slices: about how many, if the memory suffices; else as many as keep a GPU busy.
     """
     steps = max(1, -(-depth // bk))
-    affordable = max(1, min(WORKSPACE_BYTES // max(1, outputs * itemsize), LARGEST // max(1, outputs), 65535))
+    affordable = min(WORKSPACE_BYTES // max(1, outputs * itemsize), LARGEST // max(1, outputs), 65535)
+    affordable = max(1, min(affordable, LIMIT // tiles))  # a tile needs fewer counters than slices
     wanted = max(1, min(-(-BLOCKS // tiles), steps // SLICE_TILES, affordable))
     if slices is not None:
         wanted = max(1, min(slices, steps, affordable))
     slice_steps = -(-steps // wanted)
     return -(-steps // slice_steps), slice_steps * bk
+
+
+def counters_of(tiles: int, slices: int) -> int:
+    """How many counters slices.cuh needs: one for each tile and group, group of groups, and so on."""
+    count = 0
+    while slices > 1:
+        slices = -(-slices // GROUP)
+        count += tiles * slices
+    return count
 
 
 def padded(g: Geometry) -> Geometry:
@@ -279,6 +292,6 @@ def candidates(what: str, g: Geometry, arch: int, precision: str, widths: tuple[
                 continue
             (rows, columns), depth = spec.weight_grad_sizes(inner), g.n * g.p * g.q
             tiles = int(np.prod(tiles_of(rows, columns, tile)))
-            usual, _ = choose_slices(tiles, depth, tile.bk, rows * columns, 4)
+            usual, _ = choose_slices(tiles, depth, tile.bk, tiles * tile.bm * tile.bn, 4)
             for slices in sorted({max(1, usual // 4), max(1, usual // 2), usual, 2 * usual}):
                 yield Choice(rung, number, slices)

@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
-from numbers import Real
 from typing import Any
 
 import numpy as np
 
-from minigan.backend import Array, array_module, contiguous, dispatch, on_device
+from minigan.backend import Array, array_module, contiguous, dispatch
+from minigan.block_counters import block_counters
 from minigan.kernel_launch import C_REALS, Macros, launch, launch_elements
 from minigan.ops.elementwise import abs
 from minigan.ops.reduce import broadcast_to, mean
@@ -25,9 +24,15 @@ def _logistic_loss_cpu(z: Array, t: Array) -> Array:
     return np.maximum(z, 0) - z * t + np.log1p(np.exp(-np.abs(z)))
 
 
+def _target(device: str, t: Array) -> tuple[Array | None, float]:
+    """As losses.cu takes targets: an array, or none and the number that stands for all elements."""
+    return (None, float(t)) if isinstance(t, np.generic) else (contiguous(device, t)[0], 0.0)
+
+
 def _logistic_loss_cuda(device: str, z: Array, t: Array) -> Array:
     y = array_module(device).empty(z.shape, z.dtype)
-    launch_elements("losses.cu", "logistic_loss", y.size, [*contiguous(device, z, t), y], device=device, dtype=z.dtype)
+    args = [*contiguous(device, z), *_target(device, t), y]
+    launch_elements("losses.cu", "logistic_loss", y.size, args, device=device, dtype=z.dtype)
     return y
 
 
@@ -79,29 +84,44 @@ def _mean_l1_gradient_cpu(a: Array, b: Array, gy: Array) -> Array:
     return gy / a.size * np.sign(a - b)
 
 
-def _mean_cuda(kernel: str, device: str, a: Array, b: Array) -> Array:
-    """The kernel's sums of blocks, and their mean."""
-    blocks = min(-(-a.size // THREADS), BLOCKS)
-    macros: Macros = {"REAL": C_REALS[a.dtype]}
-    sums, y = array_module(device).empty(blocks, np.float64), array_module(device).empty((), a.dtype)
-    for name, grid, args in (
-        (kernel, blocks, [*contiguous(device, a, b), sums, a.size]),
-        ("mean_of_sums", 1, [sums, y, blocks, a.size]),
-    ):
-        launch("losses.cu", name, grid, THREADS, args, device=device, macros=macros)
+def _mean_cuda(kernel: str, device: str, *args: Any) -> Array:
+    """By a kernel with these first arguments, of which the first is an array."""
+    xp, x = array_module(device), args[0]
+    blocks = min(-(-x.size // THREADS), BLOCKS)
+    sums, y = xp.empty(blocks, np.float64), xp.empty((), x.dtype)
+    macros: Macros = {"REAL": C_REALS[x.dtype]}
+    with block_counters(device, 1) as counter:
+        launch("losses.cu", kernel, blocks, THREADS, (*args, sums, counter, y, x.size), device=device, macros=macros)
     return y
 
 
-def _gradient_cuda(kernel: str, device: str, a: Array, b: Array, gy: Array) -> Array:
-    ga = array_module(device).empty(a.shape, a.dtype)
-    launch_elements("losses.cu", kernel, a.size, [*contiguous(device, a, b, gy), ga], device=device, dtype=a.dtype)
-    return ga
+def _gradient_cuda(kernel: str, device: str, *args: Any) -> Array:
+    gx = array_module(device).empty(args[0].shape, args[0].dtype)
+    launch_elements("losses.cu", kernel, gx.size, [*args, gx], device=device, dtype=gx.dtype)
+    return gx
 
 
-mean_logistic = dispatch(cpu=_mean_logistic_cpu, cuda=partial(_mean_cuda, "logistic_sums"))
-mean_logistic_gradient = dispatch(cpu=_mean_logistic_gradient_cpu, cuda=partial(_gradient_cuda, "logistic_gradient"))
-mean_l1 = dispatch(cpu=_mean_l1_cpu, cuda=partial(_mean_cuda, "l1_sums"))
-mean_l1_gradient = dispatch(cpu=_mean_l1_gradient_cpu, cuda=partial(_gradient_cuda, "l1_gradient"))
+def _mean_logistic_cuda(device: str, z: Array, t: Array) -> Array:
+    return _mean_cuda("mean_logistic", device, *contiguous(device, z), *_target(device, t))
+
+
+def _mean_logistic_gradient_cuda(device: str, z: Array, t: Array, gy: Array) -> Array:
+    z, gy = contiguous(device, z, gy)
+    return _gradient_cuda("logistic_gradient", device, z, *_target(device, t), gy)
+
+
+def _mean_l1_cuda(device: str, a: Array, b: Array) -> Array:
+    return _mean_cuda("mean_l1", device, *contiguous(device, a, b))
+
+
+def _mean_l1_gradient_cuda(device: str, a: Array, b: Array, gy: Array) -> Array:
+    return _gradient_cuda("l1_gradient", device, *contiguous(device, a, b, gy))
+
+
+mean_logistic = dispatch(cpu=_mean_logistic_cpu, cuda=_mean_logistic_cuda)
+mean_logistic_gradient = dispatch(cpu=_mean_logistic_gradient_cpu, cuda=_mean_logistic_gradient_cuda)
+mean_l1 = dispatch(cpu=_mean_l1_cpu, cuda=_mean_l1_cuda)
+mean_l1_gradient = dispatch(cpu=_mean_l1_gradient_cpu, cuda=_mean_l1_gradient_cuda)
 
 
 @dataclass
@@ -134,8 +154,11 @@ class MeanAbsoluteDifference(Fused):
         return mean_l1(self.device, a, b)
 
     def gradients(self, gy: Array) -> tuple[Array | None, ...]:
-        ga = mean_l1_gradient(self.device, *(one.data for one in self.inputs), gy)
-        return ga if self.needed[0] else None, -ga if self.needed[1] else None
+        a, b = (one.data for one in self.inputs)
+        return (
+            mean_l1_gradient(self.device, a, b, gy) if self.needed[0] else None,
+            mean_l1_gradient(self.device, b, a, gy) if self.needed[1] else None,
+        )
 
     def composed(self, *inputs: Tensor) -> Tensor:
         a, b = inputs
@@ -157,14 +180,11 @@ def binary_cross_entropy_with_logits(logits: Tensor, target: Operand) -> Tensor:
 
     logits z: any shape, before any sigmoid. target t: a tensor of that shape, or a number for all, in [0, 1].
     """
-    if isinstance(target, Real):
-        with on_device(logits.device):
-            full = array_module(logits.device).full(logits.shape, float(target), logits.dtype)
-        target = Tensor(full, device=logits.device)
     t = as_tensor(target, logits)
-    if t.ndim == 0:
+    number = isinstance(t.data, np.generic)  # the loss takes it as it is
+    if t.ndim == 0 and not number:
         t = broadcast_to(t, logits.shape)
-    if t.shape != logits.shape:
+    if t.shape != logits.shape and not number:
         raise ValueError(
             f"binary_cross_entropy_with_logits: expected a target of shape {logits.shape} or a number, got {t.shape}"
         )

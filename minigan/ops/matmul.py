@@ -107,6 +107,8 @@ def matmul(a: Tensor, b: Operand) -> Tensor:
     b = as_tensor(b, a)
     if not a.ndim or not b.ndim or a.shape[-1] != b.shape[-2 if b.ndim > 1 else 0]:
         raise ValueError(f"matmul: expected (..., M, K) and (..., K, N), got {a.shape} and {b.shape}")
+    if a.ndim > 1 and b.ndim > 1:
+        return Matmul()(a, b)
     y = Matmul()(a if a.ndim > 1 else a.reshape(1, -1), b if b.ndim > 1 else b.reshape(-1, 1))
     rows = () if a.ndim == 1 else y.shape[-2:-1]
     columns = () if b.ndim == 1 else y.shape[-1:]

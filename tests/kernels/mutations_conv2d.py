@@ -35,7 +35,7 @@ CONCERNED = {
     TILE: (3, 4, 5, 6, 7),
     RING: (5, 6, 7),
     PASSES: (3, 5),
-    SLICES: (2, 3),
+    SLICES: (3, 7),
     WARPGROUPS: (9, 10),
     ROUNDING: (7, 8, 9),
     PASSES_16: (7, 9),
@@ -171,15 +171,32 @@ MUTATIONS = [
     Mutation("division: shift off by one", GEOMETRY, "31 - __clz", "30 - __clz"),
     Mutation("filters: a step too many", GEOMETRY, "return d < end ? d : -1;", "return d <= end ? d : -1;"),
     # -- slices, passes
-    Mutation("slices: the last one lost", SLICES, "slice < slices;", "slice < slices - 1;"),
-    Mutation("slices: the first one twice", SLICES, "slice = 1;", "slice = 0;"),
-    Mutation("passes: always class 0", PASSES, "pass(g, blockIdx.z);", "pass(g, 0);"),
+    Mutation("im2col: last slice lost", IM2COL, "slice < slices;", "slice < slices - 1;"),
+    Mutation("im2col: first slice twice", IM2COL, "slice = 1;", "slice = 0;"),
+    Mutation("slices: every thread counts", "last_block.cuh", "counts && atomicInc", "atomicInc"),
     Mutation(
-        "passes: one place for all slices",
-        PASSES,
-        "= partial + static_cast<long long>(blockIdx.z) *",
-        "= partial + 0ll *",
+        "slices: one counter for all tiles", SLICES, "counters + group * tiles + tile", "counters + group * tiles"
     ),
+    Mutation("slices: one counter for all groups", SLICES, "counters + group * tiles + tile", "counters + tile"),
+    Mutation("slices: groups of groups count with the same", SLICES, "    counters += groups * tiles;\n", ""),
+    Mutation("slices: the last group is full", SLICES, "min(GROUP, count - group * GROUP)", "GROUP"),
+    Mutation("slices: groups as far apart as slices", SLICES, "stride *= GROUP, number", "number"),
+    Mutation("slices: groups are not added up", SLICES, "if (groups == 1) return true;", "return true;"),
+    Mutation("slices: the first of a group twice", SLICES, "first = 1; first < members", "first = 0; first < members"),
+    Mutation("slices: not all on their way", SLICES, "first += AHEAD) {", "first += AHEAD + 1) {"),
+    Mutation("slices: beyond the group", SLICES, "if (first + i < members) sum", "sum"),
+    Mutation("slices: backwards", SLICES, "sum = sum + values[i]", "sum = sum + values[AHEAD - 1 - i]"),
+    Mutation("slices: the group's sum is lost", SLICES, "if (!whole) *at = sum;", ""),
+    Mutation("slices: rows unguarded", SLICES, "row >= rows || ", ""),
+    Mutation("slices: columns unguarded", SLICES, "whole && column + e < columns", "whole"),
+    Mutation("slices: tiles overlap", SLICES, "(partial) + tile * FOURS", "(partial) + tile"),
+    Mutation(
+        "slices: its own sums are not complete", SLICES, "if (members == 1) __syncthreads();", "if (members == 1) {}"
+    ),
+    Mutation("slices: tiles of one slice", GEOMETRY, "(blockIdx.z * gridDim.y + blockIdx.y)", "blockIdx.y"),
+    Mutation("slices: rows of the whole matrix", GEOMETRY, "pitch = tile_columns;", "pitch = columns;"),
+    Mutation("passes: always class 0", PASSES, "pass(g, blockIdx.z);", "pass(g, 0);"),
+    Mutation("passes: slices are not added up", PASSES, "partial ? partial : gw", "gw"),
     # -- tile
     Mutation("tile: vectors overlap", TILE, "v % (LINES / VECTOR) * VECTOR", "v % (LINES / VECTOR)"),
     Mutation(
@@ -324,21 +341,12 @@ MUTATIONS = [
     Mutation(
         "halves: padding written to gx", PASSES_16, "  pass.columns = channels;\n  if (blockIdx", "  if (blockIdx"
     ),
-    Mutation("halves: sums of padded filters", PASSES_16, "i / channels * g.c + i % channels", "i"),
+    Mutation("halves: sums of padded filters", PASSES_16, "if (c < channels) gw", "gw"),
     Mutation(
-        "halves: slices not padded",
-        PASSES_16,
-        "g.r * g.s * g.c;\n  const float* const first",
-        "g.r * g.s * channels;\n  const float* const first",
+        "halves: filters of zeros, too", PASSES_16, "counters, filters, pass.columns", "counters, g.k, pass.columns"
     ),
-    Mutation("halves: last slice lost", PASSES_16, "slice < slices;", "slice < slices - 1;"),
+    Mutation("halves: gw as wide as padded", PASSES_16, "+ tap) * channels + c", "+ tap) * g.c + c"),
     Mutation("halves: always class 0", PASSES_16, "pass(g, blockIdx.z);", "pass(g, 0);"),
-    Mutation(
-        "halves: one place for all slices",
-        PASSES_16,
-        "= partial + static_cast<long long>(blockIdx.z) *",
-        "= partial + 0ll *",
-    ),
     # -- 9, 10: products of warpgroups
     Mutation(
         "warpgroups: not swizzled", WARPGROUPS, "row * 64 + ((column / 8 ^ row % 8) * 8", "row * 64 + (column / 8 * 8"
@@ -692,6 +700,8 @@ def check(files: set[str]) -> None:
             for g in ladder.SIZES:
                 if ladder.fits(name, g, rung, tile):
                     check_one(what, g, rung, tile)
+        if rung > 2 and files & {SLICES, PASSES, PASSES_16}:
+            check_slices(rung, tile)
 
 
 def check_one(what: ladder.Pass, g: ladder.Geometry, rung: int, tile: int | None) -> None:
@@ -711,6 +721,25 @@ def check_one(what: ladder.Pass, g: ladder.Geometry, rung: int, tile: int | None
     for other in results[1:]:
         np.testing.assert_array_equal(results[0], other)
     ladder.check_nan_stays(what, g, rung, tile)
+
+
+def check_slices(rung: int, tile: int | None) -> None:
+    """More slices than a group has, twice with the same counters."""
+    what = ladder.PASSES["weight_grad"]
+    for g in ladder.DEEP:
+        if ladder.fits("weight_grad", g, rung, tile):
+            arrays = ladder.random_inputs(what, g)
+            results = []
+            for seed in (0, 1, 2):
+                allocated: list[np.ndarray] = []
+                conv2d_launch.empty = ladder.poisoned(allocated)
+                with options(seed=seed):
+                    results.append(ladder.run(what, g, arrays, **ladder.forced(rung, tile), slices=33))
+                for array in allocated:
+                    ladder.check_guards(array)
+            ladder.assert_right(what, g, arrays, results[0], ladder.RUNGS[rung].precision)
+            for other in results[1:]:
+                np.testing.assert_array_equal(results[0], other)
 
 
 def check_division() -> None:

@@ -9,7 +9,7 @@ from mutate import Mutation
 
 LEAKY, ELU, LOSSES, NORM = "leaky_relu.cu", "elu.cu", "losses.cu", "batch_norm.cu"
 POOL, UPSAMPLE, ADAM, RANDOM, BATCH = "max_pool.cu", "upsample.cu", "adam.cu", "random.cu", "batch.cu"
-GRAPH = "graph.cu"
+GRAPH, SUMS, LAST = "graph.cu", "sums.cu", "last_block.cuh"
 
 TESTS = {
     LEAKY: "test_elementwise.py",
@@ -22,6 +22,8 @@ TESTS = {
     GRAPH: "test_adam.py",
     RANDOM: "test_random.py",
     BATCH: "test_batch.py",
+    SUMS: "test_sums.py",
+    LAST: "test_sums.py",
 }
 
 MUTATIONS = [
@@ -38,13 +40,18 @@ MUTATIONS = [
     Mutation("logistic: e^z overflows", LOSSES, "log1p(exp(-fabs(z)))", "log1p(exp(-z)) + (z < 0 ? z : 0)"),
     Mutation("logistic: sign of the target", LOSSES, "positive - z * t", "positive + z * t"),
     Mutation("sigmoid: mirrored", LOSSES, "(z < 0 ? e", "(z > 0 ? e"),
-    Mutation("sums: no barrier", LOSSES, "  __syncthreads();\n", ""),
+    Mutation("sums: no barrier", LOSSES, "= sum;\n  __syncthreads();\n", "= sum;\n"),
     Mutation("sums: last warp lost", LOSSES, "warp < THREADS / 32; warp++", "warp < THREADS / 32 - 1; warp++"),
     Mutation("sums: all in one place", LOSSES, "sums[blockIdx.x] = sum;", "sums[0] = sum;"),
     Mutation("sums: stride of a block", LOSSES, "i += grid_threads()) sum += fabs", "i += THREADS) sum += fabs"),
     Mutation(
-        "mean: blocks beyond 256 lost", LOSSES, "i < blocks; i += THREADS", "i < min(blocks, THREADS); i += THREADS"
+        "mean: blocks beyond 256 lost",
+        LOSSES,
+        "i < gridDim.x; i += THREADS",
+        "i < min(gridDim.x, THREADS); i += THREADS",
     ),
+    Mutation("mean: always the array of targets", LOSSES, "t ? t[i] : target", "t[i]"),
+    Mutation("mean: never the array of targets", LOSSES, "t ? t[i] : target", "target"),
     Mutation(
         "l1 gradient: sign(0) = -1", LOSSES, "d < 0 ? static_cast<REAL>(-1) : d", "d <= 0 ? static_cast<REAL>(-1) : d"
     ),
@@ -104,6 +111,75 @@ MUTATIONS = [
         "gradients: coefficients overlap", NORM, "coefficients[2 * channels + c] =", "coefficients[channels + c] ="
     ),
     Mutation("input gradient: shift lost", NORM, "k1 * (x[at] - a.centre) + k2", "k1 * (x[at] - a.centre)"),
+    # -- sums of columns
+    Mutation(
+        "column sums: last row lost",
+        SUMS,
+        "n - tile0 - column, width) - first",
+        "n - tile0 - column - 1, width) - first",
+    ),
+    Mutation(
+        "column sums: rows unguarded",
+        SUMS,
+        "min(ceil_div<long long>(n - tile0 - column, width) - first, 0ll + chunk_rows)",
+        "chunk_rows",
+    ),
+    Mutation("column sums: chunks overlap", SUMS, "- first, 0ll + chunk_rows)", "- first, 1ll + chunk_rows)"),
+    Mutation(
+        "column sums: columns of the tile unguarded",
+        SUMS,
+        "column < tile ? min",
+        "column < TILE ? min",
+        equivalent="what is read in vain, never beyond the end, is added to nothing",
+    ),
+    Mutation("column sums: all in float", SUMS, "#define ROWS 64", "#define ROWS 64000"),
+    Mutation("column sums: rows twice", SUMS, "row + static_cast<long long>(ROWS)", "row + 2ll * ROWS"),
+    Mutation("column sums: a number of the vector twice", SUMS, "sum[2] += value.z", "sum[2] += value.y"),
+    Mutation("column sums: not folded", SUMS, "i < count; i += period", "i < min(count, period); i += period"),
+    Mutation("column sums: no barrier", SUMS, "= total[j];\n  __syncthreads();", "= total[j];"),
+    Mutation(
+        "column sums: no second barrier",
+        SUMS,
+        "    values[i] = sum;\n  }\n  __syncthreads();",
+        "    values[i] = sum;\n  }",
+    ),
+    Mutation(
+        "column sums: always the first tile",
+        SUMS,
+        "y[tile0 + c] = static_cast<REAL>(sum",
+        "y[c] = static_cast<REAL>(sum",
+    ),
+    Mutation("column sums: first tile of the chunks", SUMS, "channels) + tile0 + c] = sum", "channels) + c] = sum"),
+    Mutation(
+        "column sums: chunks on one another",
+        SUMS,
+        "partial[blockIdx.y * static_cast<long long>(channels) + tile0 + c]",
+        "partial[tile0 + c]",
+    ),
+    Mutation(
+        "column sums: some chunks lost",
+        SUMS,
+        "chunk < gridDim.y; chunk += groups",
+        "chunk < gridDim.y - 1; chunk += groups",
+    ),
+    Mutation(
+        "column sums: chunks twice",
+        SUMS,
+        "chunk < gridDim.y; chunk += groups",
+        "chunk < gridDim.y; chunk += max(1, groups - 1)",
+    ),
+    Mutation("column sums: one counter for all tiles", SUMS, "counters + blockIdx.x", "counters"),
+    Mutation("column sums: never divided", SUMS, "groups * columns, columns) / over", "groups * columns, columns)"),
+    Mutation("last block: the first one", LAST, "== blocks - 1)", "== 0)"),
+    Mutation("last block: the counter stays", LAST, "atomicInc(counter, blocks - 1)", "atomicInc(counter, blocks)"),
+    Mutation(
+        "last block: no barrier before",
+        LAST,
+        "  __threadfence();\n  __syncthreads();",
+        "  __threadfence();",
+        equivalent="to the emulator, whose blocks run one after the other",
+    ),
+    Mutation("last block: thread 0 alone knows", LAST, "__syncthreads_or(counts", "(counts"),
     # -- pooling
     Mutation("pool: no upper bound", POOL, "w < min(left + g.kernel_w, g.w)", "w < left + g.kernel_w"),
     Mutation("pool: no lower bound", POOL, "h = max(top, 0)", "h = top"),

@@ -19,10 +19,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from leaf_checks import check_counters
 from minigan.kernels import KernelError, load
 from minigan.kernels.emulator import options
 
 from minigan import backend
+from minigan.block_counters import LIMIT
 from minigan.kernel_launch import launch
 from minigan.ops import conv2d_cuda, conv2d_ladder, conv2d_launch
 from minigan.ops.conv2d import Conv2d, Conv2dInputGrad, Conv2dWeightGrad, _sample_geometries
@@ -550,20 +552,77 @@ def test_split_k_is_deterministic(rung, allocated):
             results.append(run(what, g, arrays, rung=rung))
     np.testing.assert_array_equal(results[0], results[1])
     np.testing.assert_array_equal(results[0], results[2])
+    if rung == 1:
+        return
     inner = conv2d_ladder.padded(g) if RUNGS[rung].half else g
-    slices = {a.shape[0] for a in allocated if a.ndim == 2 and a.shape[1] == np.prod(inner.w_shape)}
-    assert slices == (set() if rung == 1 else {choose_slices_of(rung, g)})
-    assert rung == 1 or choose_slices_of(rung, g) > 1
-
-
-def choose_slices_of(rung, g):
-    (rows, columns), depth = (
-        RUNGS[rung].weight_grad_sizes(conv2d_ladder.padded(g) if RUNGS[rung].half else g),
-        g.n * g.p * g.q,
-    )
+    (rows, columns), depth = RUNGS[rung].weight_grad_sizes(inner), g.n * g.p * g.q
     tile, _ = choose_tile(rung, rows, columns, (4, 4) if RUNGS[rung].half else (1, 1), depth=depth)
-    grid = -(-rows // tile.bm) * -(-columns // tile.bn)
-    return choose_slices(grid, depth, tile.bk, rows * columns, 4)[0]
+    tiles_ = -(-rows // tile.bm) * -(-columns // tile.bn)
+    size = rows * columns if rung == 2 else tiles_ * tile.bm * tile.bn
+    slices, _ = choose_slices(tiles_, depth, tile.bk, size, 4)
+    assert slices > 1
+    assert [a.shape for a in allocated if a.shape[1:] == (size,)] == [(slices, size)] * 3
+
+
+# Deep enough for 33 slices with the deepest tiles; with channels that 16-bit operands pad, and more tiles than one.
+DEEP = [
+    problem((4, 12, 45, 3), (5, 3, 2, 3), 1, "same"),
+    problem((5, 21, 21, 5), (19, 3, 3, 5), 1, "same"),
+    problem((2, 40, 27, 8), (66, 3, 3, 8), 1, "same"),
+]
+
+
+@pytest.mark.parametrize("g", DEEP, ids=["narrow", "odd", "wide"])
+@pytest.mark.parametrize(("rung", "tile"), [one for one in EVERY_TILE if one[0] > 2])
+def test_slices_are_added_up_in_order(rung, tile, g, allocated):
+    """Groups of 16, and then their sums, whichever block comes last; and the counters are 0 again."""
+    what = PASSES["weight_grad"]
+    if not fits("weight_grad", g, rung, tile):
+        return
+    arrays, counts = random_inputs(what, g), []
+    for wanted in (1, 2, 5, 16, 17, 33):
+        results = []
+        for seed in (0, 1, 2):
+            allocated.clear()
+            with options(seed=seed):
+                results.append(run(what, g, arrays, **forced(rung, tile), slices=wanted))
+            check_counters()
+        assert_right(what, g, arrays, results[0], precision=RUNGS[rung].precision)
+        for other in results[1:]:
+            np.testing.assert_array_equal(results[0], other)
+        partial = [a for a in allocated if a.ndim == 2]
+        if wanted == 1 and not RUNGS[rung].half:
+            assert not partial
+            continue
+        counts.append(len(partial[-1]))
+        sums = in_place(partial[-1][::16] if counts[-1] > 16 else partial[-1], g, rung, tile)
+        expected = sums[0]
+        for one in sums[1:]:
+            expected = expected + one
+        np.testing.assert_array_equal(results[0], expected)
+    assert min(counts) <= 16 < max(counts)
+
+
+def in_place(partial, g, rung, tile):
+    """(slices, tiles BM BN) -> (slices, K, R, S, C), without padding."""
+    inner = conv2d_ladder.padded(g) if RUNGS[rung].half else g
+    spec = RUNGS[rung].tiles[tile or 0]
+    rows, columns = inner.k, inner.r * inner.s * inner.c
+    if RUNGS[rung].transposed:
+        across, down, height, width = -(-columns // spec.bm), -(-rows // spec.bn), spec.bn, spec.bm
+        whole = partial.reshape(-1, down, across, height, width).transpose(0, 1, 3, 2, 4)
+    else:
+        across, down, height, width = -(-columns // spec.bn), -(-rows // spec.bm), spec.bm, spec.bn
+        whole = partial.reshape(-1, across, down, height, width).transpose(0, 2, 3, 1, 4)
+    matrix = whole.reshape(len(partial), down * height, across * width)[:, : g.k, :columns]
+    return matrix.reshape(len(partial), g.k, g.r, g.s, inner.c)[..., : g.c]
+
+
+def test_so_many_counters():
+    assert [conv2d_ladder.counters_of(3, slices) for slices in (1, 2, 16, 17, 256, 257)] == [0, 3, 3, 9, 51, 60]
+    for tiles_, wanted in ((1, None), (300, 40), (5000, 65535), (2**16, 2), (2**17, 2)):
+        slices, _ = choose_slices(tiles_, 10**8, 16, 1, 4, wanted)
+        assert conv2d_ladder.counters_of(tiles_, slices) <= LIMIT
 
 
 def test_slices_cover_the_depth_and_fit_the_workspace():

@@ -1,12 +1,14 @@
 """leaky_relu.cu, elu.cu and losses.cu against float64."""
 
+from unittest import mock
+
 import numpy as np
 import pytest
-from leaf_checks import DTYPES, REAL, SIZES, assert_within, eps, fenced, run, strided, transposed
+from leaf_checks import DTYPES, SIZES, assert_within, check_counters, eps, fenced, run, strided, transposed
 
 import minigan as mg
 import minigan.functional as F
-from minigan.kernel_launch import launch, launch_elements
+from minigan.ops import losses
 from minigan.ops.elu import elu_forward, elu_grad
 from minigan.ops.leaky_relu import scale_negative
 from minigan.ops.losses import logistic_loss
@@ -63,44 +65,34 @@ def test_logistic_loss_of_extreme_logits():
     np.testing.assert_allclose(y, np.array([0, 0, 1e30, 0, np.nan, np.log(2)], np.float32), rtol=1e-6)
 
 
-def mean_loss(kernel, a, b, blocks):
-    sums, mean = np.empty(blocks), np.empty(1, a.dtype)
-    macros = {"REAL": REAL[str(a.dtype)]}
-    launch("losses.cu", kernel, blocks, 256, [a, b, sums, a.size], device="emulated", macros=macros)
-    launch("losses.cu", "mean_of_sums", 1, 256, [sums, mean, blocks, a.size], device="emulated", macros=macros)
-    return mean
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("size", "blocks"), [(1, 1), (19, 1), (33, 2), (257, 1), (1025, 3), (4097, 19)])
+@pytest.mark.parametrize(("size", "blocks"), [(1, 1), (19, 1), (33, 2), (257, 1), (1025, 3), (4097, 19), (70001, 257)])
 def test_mean_losses(size, blocks, dtype):
     """The sums are double, so a float mean is off by the rounding of its terms and its own."""
     a, b = numbers(size, dtype, scale=3), np.abs(numbers(size, dtype, 1)) % 1
     exact, target = a.astype(np.float64), b.astype(np.float64)
-    logistic = run(lambda: mean_loss("logistic_sums", a, b, blocks))
+    with mock.patch.object(losses, "BLOCKS", blocks):
+        logistic = run(lambda: losses.mean_logistic("emulated", a, b))
+        l1 = run(lambda: losses.mean_l1("emulated", a, b))
     terms = np.logaddexp(0, exact) - exact * target
-    assert_within(logistic, np.array([terms.mean()]), 4 * eps(dtype) * (1 + np.abs(exact).mean()))
-    l1 = run(lambda: mean_loss("l1_sums", a, b, blocks))
-    assert_within(l1, np.array([np.abs(exact - target).mean()]), 2 * eps(dtype) * (1 + np.abs(exact).mean()))
+    assert_within(logistic, np.array(terms.mean()), 4 * eps(dtype) * (1 + np.abs(exact).mean()))
+    assert_within(l1, np.array(np.abs(exact - target).mean()), 2 * eps(dtype) * (1 + np.abs(exact).mean()))
+    check_counters()
 
 
-@pytest.mark.parametrize("blocks", [1, 33, 256, 257, 1111])
-def test_mean_of_sums(blocks):
-    sums = numbers(blocks, "float64")
-
-    def work():
-        mean = np.empty(1, np.float32)
-        args = [sums, mean, blocks, 7]
-        launch("losses.cu", "mean_of_sums", 1, 256, args, device="emulated", macros={"REAL": "float"})
-        return mean
-
-    assert_within(run(work), np.array([sums.sum() / 7]), 2 * eps("float32") * np.abs(sums).sum() / 7)
-
-
-def gradient(kernel, a, b, gy):
-    result = np.empty(a.shape, a.dtype)
-    launch_elements("losses.cu", kernel, a.size, [a, b, gy, result], device="emulated", dtype=a.dtype)
-    return result
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_number_is_the_target_of_all(dtype):
+    z, gy = numbers(111, dtype, scale=8), np.array([-1.5], dtype)
+    number = np.dtype(dtype).type(0.3)
+    for function, arguments in (
+        (losses.logistic_loss, ()),
+        (losses.mean_logistic, ()),
+        (losses.mean_logistic_gradient, (gy,)),
+    ):
+        one = run(lambda f=function, more=arguments: f("emulated", z, number, *more))
+        full = np.full(z.shape, number)
+        np.testing.assert_array_equal(one, function("emulated", z, full, *arguments))
+        assert_within(one, function("cpu", z, number, *arguments), 4 * eps(dtype) * (1 + np.abs(z).max()))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -109,9 +101,9 @@ def test_gradients_of_mean_losses(size, dtype):
     a, b, gy = numbers(size, dtype, scale=8), np.abs(numbers(size, dtype, 1)) % 1, np.array([-1.5], dtype)
     a[0] = b[0]
     exact, target = a.astype(np.float64), b.astype(np.float64)
-    gz = run(lambda: gradient("logistic_gradient", a, b, gy))
+    gz = run(lambda: losses.mean_logistic_gradient("emulated", a, b, gy))
     assert_within(gz, -1.5 / size * (1 / (1 + np.exp(-exact)) - target), 8 * eps(dtype) / size)
-    ga = run(lambda: gradient("l1_gradient", a, b, gy))
+    ga = run(lambda: losses.mean_l1_gradient("emulated", a, b, gy))
     assert_within(ga, -1.5 / size * np.sign(exact - target), 2 * eps(dtype) / size)
 
 
@@ -122,8 +114,8 @@ def test_nan_stays():
         scale_negative("emulated", x, x, 0.2),
         elu_forward("emulated", x, 1.0),
         logistic_loss("emulated", x, one),
-        gradient("logistic_gradient", x, one, one[:1].copy()),
-        gradient("l1_gradient", x, one, one[:1].copy()),
+        losses.mean_logistic_gradient("emulated", x, one, one[:1]),
+        losses.mean_l1_gradient("emulated", x, one, one[:1]),
     ):
         assert np.isnan(result).tolist() == [True, False, False]
 
