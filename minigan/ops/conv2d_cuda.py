@@ -82,12 +82,14 @@ def forward(
             chosen, vectors = choose_tile(rung, rows, g.k, widths(run, (x, g.c), (w, g.c)), tile)
             grid, shared = tiles_of(rows, g.k, chosen), shared_bytes(chosen, True, True)
             args = [x, w, bias, y, conv(g, slope)]
+            inner = padded(g) if RUNGS[rung].half else g
+            w_tiles = -(-inner.r * inner.s * inner.c // chosen.bk), 1, grid[1]
             if RUNGS[rung].half:
-                inner = padded(g)
-                w_tiles = -(-inner.r * inner.s * inner.c // chosen.bk), 1, grid[1]
                 given = (x, inner.x_shape, copies[0]), (w, inner.w_shape, copies[1])
                 operands = run.rounded("forward", chosen, vectors, inner, w_tiles, *given)
                 args = [*operands, bias, y, conv(inner, slope), g.k]
+            elif chosen.packed:
+                args[1] = run.packed("forward", chosen, vectors, g, w_tiles, w)
             run("conv2d_forward", grid, chosen.threads, args, chosen, vectors, shared)
     return y
 
@@ -137,13 +139,15 @@ def input_grad(
             grid = (*tiles_of(rows, g.c, chosen), g.stride_h * g.stride_w)
             shared = shared_bytes(chosen, True, False)
             args = [gy, w, bias, gx, conv(g, slope)]
+            inner = padded(g) if RUNGS[rung].half else g
+            depth = -(-g.r // g.stride_h) * -(-g.s // g.stride_w) * inner.k  # of the class with the most taps
+            w_tiles = -(-depth // chosen.bk), grid[2], grid[1]
             if RUNGS[rung].half:
-                inner = padded(g)
-                depth = -(-g.r // g.stride_h) * -(-g.s // g.stride_w) * inner.k  # of the class with the most taps
-                w_tiles = -(-depth // chosen.bk), grid[2], grid[1]
                 given = (gy, inner.y_shape, copies[0]), (w, inner.w_shape, copies[1])
                 operands = run.rounded("input_grad", chosen, vectors, inner, w_tiles, *given)
                 args = [*operands, bias, gx, conv(inner, slope), g.c]
+            elif chosen.packed:
+                args[1] = run.packed("input_grad", chosen, vectors, g, w_tiles, w)
             run("conv2d_input_grad", grid, chosen.threads, args, chosen, vectors, shared)
     return gx
 
@@ -190,13 +194,16 @@ def weight_grad(
                 run.each_element("sum_slices", gw.size, [partial, gw, slices, gw.size])
         else:
             inner = padded(g) if RUNGS[rung].half else g
-            rows, columns = inner.k, inner.r * inner.s * inner.c
-            chosen, vectors = choose_tile(rung, rows, columns, widths(run, (gy, g.k), (x, g.c)), tile)
+            rows, columns = RUNGS[rung].weight_grad_sizes(inner)
+            operands = ((x, g.c), (gy, g.k)) if RUNGS[rung].transposed else ((gy, g.k), (x, g.c))
+            chosen, vectors = choose_tile(rung, rows, columns, widths(run, *operands), tile, depth)
             grid, shared = tiles_of(rows, columns, chosen), shared_bytes(chosen, False, False)
+            gy_tiles = -(-depth // chosen.bk), 1, grid[1 if RUNGS[rung].transposed else 0]
             if RUNGS[rung].half:
-                gy_tiles = -(-depth // chosen.bk), 1, grid[0]
                 given = (x, inner.x_shape, copies[0]), (gy, inner.y_shape, copies[1])
                 x, gy = run.rounded("weight_grad", chosen, vectors, inner, gy_tiles, *given)
+            elif chosen.packed:
+                gy = run.packed("weight_grad", chosen, vectors, g, gy_tiles, gy)
             tiles, size = grid[0] * grid[1], grid[0] * grid[1] * chosen.bm * chosen.bn
             slices, slice_depth = choose_slices(tiles, depth, chosen.bk, size, gw.itemsize, slices)
             partial = None if slices == 1 and inner == g else run.empty((slices, size))

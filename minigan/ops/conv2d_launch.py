@@ -194,6 +194,18 @@ class Launcher:
                 self.each_element("round_operands", threads, args, tile, vectors)
         return copies
 
+    def packed(
+        self, name: str, tile: Tile, vectors: Any, g: Geometry, dense_tiles: tuple[int, int, int], operand: Array
+    ) -> Array:
+        """A pass's dense operand, rounded to TF32, in as many whole tiles of depth, classes and lines."""
+        size = int(np.prod(dense_tiles)) * tile.bn * tile.bk
+        check_count(f"an operand of {name} in tiles", size)
+        array = self.empty(size)
+        if size:  # no images and their gradients
+            packing = dict(zip(("depth_tiles", "classes", "line_tiles"), dense_tiles, strict=True))
+            self(f"prepare_{name}", size // 1024, THREADS, [operand, array, packing, conv(g)], tile, vectors)
+        return array
+
 
 def conv(g: Geometry, slope: float = 1.0) -> dict[str, Any]:
     """geometry.cuh's Conv."""
