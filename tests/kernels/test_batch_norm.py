@@ -324,9 +324,10 @@ def test_memory_that_is_not_aligned(monkeypatch):
         moved = [np.empty(a.size + shift, np.float32)[shift:].reshape(a.shape) for a in (x, gy)]
         for a, values in zip(moved, (x, gy), strict=True):
             a[...] = values
-        tensors = [mg.tensor(a, requires_grad=True, device="emulated") for a in (moved[0], gamma, beta)]
+        there = {"device": "emulated", "copy": False}
+        tensors = [mg.tensor(a, requires_grad=True, **there) for a in (moved[0], gamma, beta)]
         y = F.batch_norm(*tensors)
-        vectors.append(launched(monkeypatch, lambda y=y, gy=moved[1]: y.backward(mg.tensor(gy, device="emulated"))))
+        vectors.append(launched(monkeypatch, lambda y=y, gy=moved[1], there=there: y.backward(mg.tensor(gy, **there))))
         found.append([t.numpy() for t in (y, *(t.grad for t in tensors))])
     assert {vector for _, vector in vectors[0]} == {4}
     assert {vector for _, vector in vectors[1]} == {1}
