@@ -16,7 +16,7 @@ from minigan.ops import conv2d_cpu, conv2d_cuda, geometry
 from minigan.ops.geometry import Geometry, Padding, Pair
 from minigan.ops.leaky_relu import ScaleNegative, scale_negative
 from minigan.ops.reduce import sum
-from minigan.tensor import Op, Tensor
+from minigan.tensor import Op, Tensor, is_grad_enabled
 
 Samples = Iterator[tuple[tuple[np.ndarray, ...], dict[str, Any]]]
 
@@ -34,6 +34,19 @@ def _activated(leaf: Any) -> Any:
 conv_forward = dispatch(cpu=_activated(conv2d_cpu.forward), cuda=conv2d_cuda.forward)
 conv_input_grad = dispatch(cpu=_activated(conv2d_cpu.input_grad), cuda=conv2d_cuda.input_grad)
 conv_weight_grad = dispatch(cpu=conv2d_cpu.weight_grad, cuda=conv2d_cuda.weight_grad)
+# The gradients of weight and bias at once, or None where that is nothing better than one after the other.
+conv_weight_and_bias_grad = dispatch(cpu=lambda x, gy, g, of: None, cuda=conv2d_cuda.weight_and_bias_grad)
+
+
+def _parameter_gradients(op: Op, g: Geometry, x: Tensor, gy: Tensor, of: str) -> tuple[Tensor | None, ...]:
+    """Of the weight; and of the bias, if there is one: x or gy, as `of` says, summed over all pixels."""
+    needed = op.needed[1:]
+    if needed == (True, True) and not is_grad_enabled():
+        both = conv_weight_and_bias_grad(op.device, x.data, gy.data, g, of)
+        if both is not None:
+            return tuple(Tensor(a, device=op.device) for a in both)
+    gw = Conv2dWeightGrad(g)(x, gy) if needed[0] else None
+    return gw, *(sum({"x": x, "gy": gy}[of], (0, 1, 2)) if one else None for one in needed[1:])
 
 
 @dataclass
@@ -61,8 +74,7 @@ class Conv2d(Op):
         x, w, *_ = self.inputs
         return (
             Conv2dInputGrad(self.geometry)(gy, w) if self.needed[0] else None,
-            Conv2dWeightGrad(self.geometry)(x, gy) if self.needed[1] else None,
-            *(sum(gy, (0, 1, 2)) if needed else None for needed in self.needed[2:]),
+            *_parameter_gradients(self, self.geometry, x, gy, "gy"),
         )
 
     @staticmethod
@@ -110,8 +122,7 @@ class Conv2dInputGrad(Op):
         y, w, *_ = self.inputs
         return (
             Conv2d(self.geometry)(gx, w) if self.needed[0] else None,
-            Conv2dWeightGrad(self.geometry)(gx, y) if self.needed[1] else None,
-            *(sum(gx, (0, 1, 2)) if needed else None for needed in self.needed[2:]),
+            *_parameter_gradients(self, self.geometry, gx, y, "x"),
         )
 
     @staticmethod

@@ -198,7 +198,7 @@ def choose_slices(
     """
     steps = max(1, -(-depth // bk))
     affordable = min(WORKSPACE_BYTES // max(1, outputs * itemsize), LARGEST // max(1, outputs), 65535)
-    affordable = max(1, min(affordable, COUNTERS // tiles))  # a tile needs fewer counters than slices
+    affordable = max(1, min(affordable, COUNTERS // tiles))  # a tile needs at most half as many as slices
     wanted = max(1, min(-(-BLOCKS // tiles), steps // SLICE_TILES, affordable))
     if slices is not None:
         wanted = max(1, min(slices, steps, affordable))
@@ -207,8 +207,11 @@ def choose_slices(
 
 
 def counters_of(tiles: int, slices: int) -> int:
-    """How many counters slices.cuh needs: one for each tile and group, group of groups, and so on."""
-    count = 0
+    """How many counters a weight gradient needs: one for each tile and group, group of groups, and so on (slices.cuh).
+
+    And one for a bias's gradient (line_sums.cuh).
+    """
+    count = 1
     while slices > 1:
         slices = -(-slices // GROUP)
         count += tiles * slices

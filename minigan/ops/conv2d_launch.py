@@ -69,15 +69,12 @@ _counters: dict[Any, Array] = {}
 
 
 @contextmanager
-def counters(device: str, count: int) -> Iterator[Array | None]:
+def counters(device: str, count: int) -> Iterator[Array]:
     """Zeros (count,) for the blocks of one launch, which leaves zeros behind: they are filled once.
 
     Launches of a stream follow each other, so those of each stream share theirs. They are never given back, as a graph
     may have been captured with them.
     """
-    if count == 0:
-        yield None
-        return
     xp, stream = array_module(device), None
     key: tuple[Any, ...] = (device,)
     if is_cuda(device):
