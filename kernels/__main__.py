@@ -5,7 +5,7 @@ import os
 import shutil
 import sys
 
-from . import check
+from . import check, sass
 from .emulator import sanitizer_environment
 from .source import KernelError, sources
 
@@ -20,17 +20,28 @@ def main() -> int:
         help="compile likewise; show what a block takes, and how many of its warps a multiprocessor holds",
     )
     what.add_argument(
+        "--sass",
+        action="store_true",
+        help="compile the convolutions, and count the instructions of their main loops",
+    )
+    what.add_argument(
         "--sanitize",
         nargs=argparse.REMAINDER,
         metavar="PROGRAM",
         help="run it with the emulator's kernels under AddressSanitizer, e.g. --sanitize python my_test.py",
     )
-    parser.add_argument("--arch", default=",".join(check.ARCHITECTURES), help="default: %(default)s")
+    parser.add_argument(
+        "--arch", help=f"default: {','.join(check.ARCHITECTURES)}; for --sass {','.join(sass.ARCHITECTURES)}"
+    )
     parser.add_argument("--kernel", help="this kernel only")
     options = parser.parse_args()
+    default = sass.ARCHITECTURES if options.sass else check.ARCHITECTURES
+    archs = options.arch.split(",") if options.arch else list(default)
     try:
+        if options.sass:
+            return sass.main(sources(), archs, options.kernel)
         if options.check or options.occupancy:
-            return check.main(sources(), options.arch.split(","), options.kernel, options.occupancy)
+            return check.main(sources(), archs, options.kernel, options.occupancy)
         if not options.sanitize:
             parser.error("--sanitize: expected a program and its arguments")
         program = shutil.which(options.sanitize[0])

@@ -86,7 +86,7 @@ def check_one(source: Source, variant: Variant, arch: str) -> list[Row] | Failur
     # -ftz=true: CuPy adds it to every compilation.
     options = [*variant.nvrtc_options, "-ftz=true", f"-arch=sm_{arch}", "--ptxas-options=-v"]
     try:
-        log, ptx = nvrtc.compile_source(source.text, source.label, options)
+        log, ptx, _ = nvrtc.compile_source(source.text, source.label, options)
         found, entries = parse_log(log), parse_ptx(ptx)
     except nvrtc.NvrtcError as error:
         message = str(error)
@@ -134,7 +134,7 @@ def table(rows: Sequence[Row]) -> str:
         note = "UNEXPLAINED SPILL" if row.failed else row.explanation if row.spill_bytes else ""
         numbers = (row.registers, row.shared_bytes, row.stack_bytes, row.spill_bytes)
         lines.append((row.source, row.kernel, row.variant, row.arch, *map(str, numbers), note))
-    return _aligned(lines, range(3, 8))
+    return aligned(lines, range(3, 8))
 
 
 def occupancy_table(rows: Sequence[Row]) -> str:
@@ -146,10 +146,10 @@ def occupancy_table(rows: Sequence[Row]) -> str:
         numbers = (row.threads, row.registers, row.shared_bytes + row.dynamic_bytes, row.spill_bytes)
         places = (held.blocks, held.warps, f"{held.share:.0%}", held.limit)
         lines.append((row.source, row.kernel, row.variant, row.arch, *map(str, numbers), *map(str, places)))
-    return _aligned(lines, range(3, 11))
+    return aligned(lines, range(3, 11))
 
 
-def _aligned(lines: Sequence[tuple[str, ...]], right: range) -> str:
+def aligned(lines: Sequence[tuple[str, ...]], right: range) -> str:
     """Lines in columns, some of which are of numbers, and end at the right."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(

@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 from collections.abc import Sequence
 from functools import cache
+from typing import NamedTuple
 
 MISSING = "NVRTC, NVIDIA's CUDA compiler library, is not installed: pip install 'minigan[cuda12]' (or cuda13)"
 
@@ -50,27 +51,29 @@ def _check(status: int, what: str) -> None:
         raise NvrtcError(f"NVRTC, {what}: {_library().nvrtcGetErrorString(status).decode()}")
 
 
-def _log(program: ctypes.c_void_p) -> str:
+def _read(what: str, program: ctypes.c_void_p) -> bytes:
+    """What was compiled, or said: nvrtcGet{what}."""
     size = ctypes.c_size_t()
-    _check(_library().nvrtcGetProgramLogSize(program, ctypes.byref(size)), "reading the size of the log")
-    log = ctypes.create_string_buffer(size.value)
-    _check(_library().nvrtcGetProgramLog(program, log), "reading the log")
-    return log.value.decode(errors="replace")
+    _check(getattr(_library(), f"nvrtcGet{what}Size")(program, ctypes.byref(size)), f"reading the size of {what}")
+    content = ctypes.create_string_buffer(size.value)
+    _check(getattr(_library(), f"nvrtcGet{what}")(program, content), f"reading {what}")
+    return content.raw
 
 
-def _ptx(program: ctypes.c_void_p) -> str:
-    size = ctypes.c_size_t()
-    _check(_library().nvrtcGetPTXSize(program, ctypes.byref(size)), "reading the size of the PTX code")
-    ptx = ctypes.create_string_buffer(size.value)
-    _check(_library().nvrtcGetPTX(program, ptx), "reading the PTX code")
-    return ptx.value.decode(errors="replace")
+def _text(what: str, program: ctypes.c_void_p) -> str:
+    return _read(what, program).rstrip(b"\0").decode(errors="replace")
 
 
-def compile_source(text: str, name: str, options: Sequence[str]) -> tuple[str, str]:
-    """Compiles to machine code; returns what compiler and assembler said, and the PTX code.
+class Compiled(NamedTuple):
+    """What compiler and assembler said, the PTX code, and the machine code."""
 
-    Raises NvrtcError with the errors.
-    """
+    log: str
+    ptx: str
+    cubin: bytes
+
+
+def compile_source(text: str, name: str, options: Sequence[str]) -> Compiled:
+    """Compiles to machine code. Raises NvrtcError with the errors."""
     library = _library()
     program = ctypes.c_void_p()
     status = library.nvrtcCreateProgram(ctypes.byref(program), text.encode(), name.encode(), 0, None, None)
@@ -78,9 +81,9 @@ def compile_source(text: str, name: str, options: Sequence[str]) -> tuple[str, s
     try:
         array = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
         status = library.nvrtcCompileProgram(program, len(options), array)
-        log = _log(program)
+        log = _text("ProgramLog", program)
         if status != 0:
             raise NvrtcError(f"{library.nvrtcGetErrorString(status).decode()}\n{log.strip()}")
-        return log, _ptx(program)
+        return Compiled(log, _text("PTX", program), _read("CUBIN", program))
     finally:
         library.nvrtcDestroyProgram(ctypes.byref(program))

@@ -92,7 +92,7 @@ __device__ __forceinline__ REAL line_sum(const REAL* line_sums, int first_tile, 
 __device__ __forceinline__ void finish_bias(const WeightGrad& pass, REAL* gb, unsigned* counter) {
   const int count = sharers(pass.summed);
   if (sharer(pass.summed) >= count) return;
-  if (!last_of(counter, count * (pass.summed == OF_GY ? gridDim.x : gridDim.y))) return;
+  if (!last_block(counter, count * (pass.summed == OF_GY ? gridDim.x : gridDim.y))) return;
   const Patches& x = pass.b.patches;
   for (int c = threadIdx.x; c < (pass.summed == OF_GY ? pass.rows : x.channels); c += THREADS) {
     REAL sum = 0;

@@ -7,20 +7,20 @@
 #pragma once
 
 #include "common.cuh"
+#include "last_block.cuh"
 
 constexpr int GROUP = 16, AHEAD = 5;  // 1 + 3 x 5
 
-// Whether this block is the last of `count` to come here, the same for all its threads. The counter is then 0 again, as
-// the next launch wants it. Behind this the last block may read what the others wrote before: between a write and the
-// count there is the writer's fence and a barrier, between the count and a read a barrier and the reader's fence.
-__device__ __forceinline__ bool last_of(unsigned* counter, int count) {
-  __threadfence();
-  __syncthreads();
-  const unsigned limit = count - 1;
-  const bool last = __syncthreads_or(threadIdx.x == 0 && atomicInc(counter, limit) == limit);
-  __threadfence();
-  return last;
-}
+// The block's tile of gw, filters by taps. Where TRANSPOSED is defined, the block's product is taps by filters.
+#ifdef TRANSPOSED
+constexpr int TILE_ROWS = BN, TILE_COLUMNS = BM;
+__device__ __forceinline__ int tile_row() { return blockIdx.y; }
+__device__ __forceinline__ int tile_column() { return blockIdx.x; }
+#else
+constexpr int TILE_ROWS = BM, TILE_COLUMNS = BN;
+__device__ __forceinline__ int tile_row() { return blockIdx.x; }
+__device__ __forceinline__ int tile_column() { return blockIdx.y; }
+#endif
 
 // Calls add(first, stride, members, whole): the `members` slices from `first` on, `stride` apart, are to be added up in
 // place of the first one, or are the whole sum; for the block's group, then for its group of groups, and so on. Whether
@@ -33,7 +33,7 @@ __device__ __forceinline__ bool add_in_groups(unsigned* counters, Add add) {
     groups = ceil_div(count, GROUP);
     const int group = number / GROUP, members = min(GROUP, count - group * GROUP);
     if (members == 1) __syncthreads();  // what it adds up is its own
-    else if (!last_of(counters + group * tiles + tile, members)) return false;
+    else if (!last_block(counters + group * tiles + tile, members)) return false;
     add(group * GROUP * stride, stride, members, groups == 1);
     if (groups == 1) return true;
     counters += groups * tiles;
@@ -64,9 +64,9 @@ struct __align__(16) Four {
   }
 };
 
-// partial (slices, tiles, BM, BN): the sums of all slices of the block's tile, of which a matrix has rows x columns, to
-// store(row, column, sum), by the block that comes last. Whether this was it. line_sums (slices, tiles, THREADS) or null:
-// are added up in place of the first slice's.
+// partial (slices, tiles, TILE_ROWS, TILE_COLUMNS): the sums of all slices of the block's tile, of which a matrix has
+// rows x columns, to store(row, column, sum), by the block that comes last. Whether this was it. line_sums (slices, tiles,
+// THREADS) or null: are added up in place of the first slice's.
 template <class Store>
 __device__ __forceinline__ bool add_slices(REAL* partial, unsigned* counters, int rows, int columns, REAL* line_sums,
                                            Store store) {
@@ -75,7 +75,8 @@ __device__ __forceinline__ bool add_slices(REAL* partial, unsigned* counters, in
   Four* const sums = reinterpret_cast<Four*>(partial) + tile * FOURS;
   return add_in_groups(counters, [&](int first, int stride, int members, bool whole) {
     for (int i = threadIdx.x; i < FOURS; i += THREADS) {
-      const int row = blockIdx.x * BM + i / (BN / 4), column = blockIdx.y * BN + i % (BN / 4) * 4;
+      const int row = tile_row() * TILE_ROWS + i / (TILE_COLUMNS / 4);
+      const int column = tile_column() * TILE_COLUMNS + i % (TILE_COLUMNS / 4) * 4;
       if (row >= rows || column >= columns) continue;
       Four* const at = sums + static_cast<long long>(first) * slice_size + i;
       const Four sum = sum_of(at, stride * slice_size, members);

@@ -13,39 +13,32 @@ import numpy as np
 
 from minigan.backend import Array, dispatch
 from minigan.ops import conv2d_cpu, conv2d_cuda, geometry
+from minigan.ops.conv2d_launch import Copies, Rounded, shared_copies
 from minigan.ops.geometry import Geometry, Padding, Pair
-from minigan.ops.leaky_relu import ScaleNegative, scale_negative
+from minigan.ops.leaky_relu import ScaleNegative
 from minigan.ops.reduce import sum
 from minigan.tensor import Op, Tensor, is_grad_enabled
 
 Samples = Iterator[tuple[tuple[np.ndarray, ...], dict[str, Any]]]
 
 
-def _activated(leaf: Any) -> Any:
-    """A leaf of the CPU with LeakyReLU behind it; slope 1: none."""
-
-    def with_slope(x: Array, w: Array, g: Geometry, bias: Array | None = None, slope: float = 1.0) -> Array:
-        y = leaf(x, w, g) if bias is None else leaf(x, w, g, bias)
-        return y if slope == 1 else scale_negative("cpu", y, y, slope)
-
-    return with_slope
-
-
-conv_forward = dispatch(cpu=_activated(conv2d_cpu.forward), cuda=conv2d_cuda.forward)
-conv_input_grad = dispatch(cpu=_activated(conv2d_cpu.input_grad), cuda=conv2d_cuda.input_grad)
+conv_forward = dispatch(cpu=conv2d_cpu.forward, cuda=conv2d_cuda.forward)
+conv_input_grad = dispatch(cpu=conv2d_cpu.input_grad, cuda=conv2d_cuda.input_grad)
 conv_weight_grad = dispatch(cpu=conv2d_cpu.weight_grad, cuda=conv2d_cuda.weight_grad)
 # The gradients of weight and bias at once, or None where that is nothing better than one after the other.
 conv_weight_and_bias_grad = dispatch(cpu=lambda x, gy, g, of: None, cuda=conv2d_cuda.weight_and_bias_grad)
 
 
-def _parameter_gradients(op: Op, g: Geometry, x: Tensor, gy: Tensor, of: str) -> tuple[Tensor | None, ...]:
+def _parameter_gradients(
+    op: Op, weight_grad: "Conv2dWeightGrad", x: Tensor, gy: Tensor, of: str
+) -> tuple[Tensor | None, ...]:
     """Of the weight; and of the bias, if there is one: x or gy, as `of` says, summed over all pixels."""
     needed = op.needed[1:]
     if needed == (True, True) and not is_grad_enabled():
-        both = conv_weight_and_bias_grad(op.device, x.data, gy.data, g, of)
+        both = conv_weight_and_bias_grad(op.device, x.data, gy.data, weight_grad.geometry, of)
         if both is not None:
             return tuple(Tensor(a, device=op.device) for a in both)
-    gw = Conv2dWeightGrad(g)(x, gy) if needed[0] else None
+    gw = weight_grad(x, gy) if needed[0] else None
     return gw, *(sum({"x": x, "gy": gy}[of], (0, 1, 2)) if one else None for one in needed[1:])
 
 
@@ -59,12 +52,13 @@ class Conv2d(Op):
 
     geometry: Geometry
     slope: float = 1.0
+    copies: Copies = (None, None)
 
     saved_inputs = (0, 1)
     keeps_output = True
 
     def forward(self, x: Array, w: Array, *bias: Array) -> Array:
-        out = conv_forward(self.device, x, w, self.geometry, bias[0] if bias else None, self.slope)
+        out = conv_forward(self.device, x, w, self.geometry, bias[0] if bias else None, self.slope, self.copies)
         self.out = None if self.slope == 1 else out  # its signs are those before LeakyReLU
         return out
 
@@ -72,9 +66,10 @@ class Conv2d(Op):
         if self.out is not None:
             gy = ScaleNegative(self.slope)(Tensor(self.out, device=self.device), gy)
         x, w, *_ = self.inputs
+        (of_x, of_w), of_gy = self.copies, Rounded()
         return (
-            Conv2dInputGrad(self.geometry)(gy, w) if self.needed[0] else None,
-            *_parameter_gradients(self, self.geometry, x, gy, "gy"),
+            Conv2dInputGrad(self.geometry, 1.0, (of_gy, of_w))(gy, w) if self.needed[0] else None,
+            *_parameter_gradients(self, Conv2dWeightGrad(self.geometry, (of_x, of_gy)), x, gy, "gy"),
         )
 
     @staticmethod
@@ -107,12 +102,13 @@ class Conv2dInputGrad(Op):
 
     geometry: Geometry
     slope: float = 1.0
+    copies: Copies = (None, None)
 
     saved_inputs = (0, 1)
     keeps_output = True
 
     def forward(self, y: Array, w: Array, *bias: Array) -> Array:
-        out = conv_input_grad(self.device, y, w, self.geometry, bias[0] if bias else None, self.slope)
+        out = conv_input_grad(self.device, y, w, self.geometry, bias[0] if bias else None, self.slope, self.copies)
         self.out = None if self.slope == 1 else out  # its signs are those before LeakyReLU
         return out
 
@@ -120,9 +116,10 @@ class Conv2dInputGrad(Op):
         if self.out is not None:
             gx = ScaleNegative(self.slope)(Tensor(self.out, device=self.device), gx)
         y, w, *_ = self.inputs
+        (of_y, of_w), of_gx = self.copies, Rounded()
         return (
-            Conv2d(self.geometry)(gx, w) if self.needed[0] else None,
-            *_parameter_gradients(self, self.geometry, gx, y, "x"),
+            Conv2d(self.geometry, 1.0, (of_gx, of_w))(gx, w) if self.needed[0] else None,
+            *_parameter_gradients(self, Conv2dWeightGrad(self.geometry, (of_gx, of_y)), gx, y, "x"),
         )
 
     @staticmethod
@@ -154,15 +151,17 @@ class Conv2dWeightGrad(Op):
     """
 
     geometry: Geometry
+    copies: Copies = (None, None)
 
     def forward(self, x: Array, y: Array) -> Array:
-        return conv_weight_grad(self.device, x, y, self.geometry)
+        return conv_weight_grad(self.device, x, y, self.geometry, self.copies)
 
     def backward(self, gw: Tensor) -> tuple[Tensor | None, ...]:
         x, y = self.inputs
+        (of_x, of_y), of_gw = self.copies, Rounded()
         return (
-            Conv2dInputGrad(self.geometry)(y, gw) if self.needed[0] else None,
-            Conv2d(self.geometry)(x, gw) if self.needed[1] else None,
+            Conv2dInputGrad(self.geometry, 1.0, (of_y, of_gw))(y, gw) if self.needed[0] else None,
+            Conv2d(self.geometry, 1.0, (of_x, of_gw))(x, gw) if self.needed[1] else None,
         )
 
     @staticmethod
@@ -213,7 +212,7 @@ def conv2d(
     slope: of a LeakyReLU behind it; 1 is none.
     """
     g = geometry.convolution("conv2d", x.shape, weight.shape, stride, padding)
-    return Conv2d(g, slope)(x, weight, *_bias("conv2d", bias, g.k))
+    return Conv2d(g, slope, shared_copies(x, weight))(x, weight, *_bias("conv2d", bias, g.k))
 
 
 def conv_transpose2d(
@@ -233,7 +232,7 @@ def conv_transpose2d(
     = P stride. slope: as in conv2d.
     """
     g = geometry.transposed("conv_transpose2d", x.shape, weight.shape, stride, padding, output_padding)
-    return Conv2dInputGrad(g, slope)(x, weight, *_bias("conv_transpose2d", bias, g.c))
+    return Conv2dInputGrad(g, slope, shared_copies(x, weight))(x, weight, *_bias("conv_transpose2d", bias, g.c))
 
 
 def conv2d_weight_grad(

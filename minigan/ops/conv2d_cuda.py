@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from minigan.backend import Array, array_module, matmul_precision, on_device
+from minigan.block_counters import block_counters
 from minigan.ops import conv2d_tune
 from minigan.ops.conv2d_ladder import (
     RUNGS,
@@ -24,12 +25,12 @@ from minigan.ops.conv2d_ladder import (
     tiles_of,
 )
 from minigan.ops.conv2d_launch import (
+    Copies,
     Launcher,
     architecture,
     check_array,
     check_count,
     conv,
-    counters,
     rung_for,
     vector,
     widths,
@@ -48,6 +49,7 @@ def forward(
     g: Geometry,
     bias: Array | None = None,
     slope: float = 1.0,
+    copies: Copies = (None, None),
     *,
     precision: str | None = None,
     rung: int | None = None,
@@ -55,12 +57,12 @@ def forward(
 ) -> Array:
     """(N, H, W, C), (K, R, S, C) and optionally (K,) -> (N, P, Q, K).
 
-    slope: of a LeakyReLU that the outputs go through; 1 is none. precision: how operands may be rounded for tensor
-    cores (set_matmul_precision); None: the one in force. rung, tile: force one (RUNGS); else the problem decides, or
-    MINIGAN_AUTOTUNE.
+    slope: of a LeakyReLU that the outputs go through; 1 is none. copies: of x and w in 16 bits, which other passes
+    share. precision: how operands may be rounded for tensor cores (set_matmul_precision); None: the one in force. rung,
+    tile: force one (RUNGS); else the problem decides, or MINIGAN_AUTOTUNE.
     """
     if _tunes(device, x, g, rung, tile):
-        return _tuned("forward", forward, device, g, precision, (x, w, bias, slope))
+        return _tuned("forward", forward, device, g, precision, copies, (x, w, bias, slope))
     rung = rung_for(g, x.dtype, device, precision, rung, "forward")
     check_array("input", x, g.x_shape, x.dtype)
     check_array("weight", w, g.w_shape, x.dtype)
@@ -83,12 +85,14 @@ def forward(
             chosen, vectors = choose_tile(rung, rows, g.k, widths(run, (x, g.c), (w, g.c)), tile)
             grid, shared = tiles_of(rows, g.k, chosen), shared_bytes(chosen, True, True)
             args = [x, w, bias, y, conv(g, slope)]
+            inner = padded(g) if RUNGS[rung].half else g
+            w_tiles = -(-inner.r * inner.s * inner.c // chosen.bk), 1, grid[1]
             if RUNGS[rung].half:
-                inner = padded(g)
-                w_tiles = -(-inner.r * inner.s * inner.c // chosen.bk), 1, grid[1]
-                given = (x, inner.x_shape), (w, inner.w_shape)
+                given = (x, inner.x_shape, copies[0]), (w, inner.w_shape, copies[1])
                 operands = run.rounded("forward", chosen, vectors, inner, w_tiles, *given)
                 args = [*operands, bias, y, conv(inner, slope), g.k]
+            elif chosen.packed:
+                args[1] = run.packed("forward", chosen, vectors, g, w_tiles, w)
             run("conv2d_forward", grid, chosen.threads, args, chosen, vectors, shared)
     return y
 
@@ -100,6 +104,7 @@ def input_grad(
     g: Geometry,
     bias: Array | None = None,
     slope: float = 1.0,
+    copies: Copies = (None, None),
     *,
     precision: str | None = None,
     rung: int | None = None,
@@ -107,7 +112,7 @@ def input_grad(
 ) -> Array:
     """(N, P, Q, K), (K, R, S, C) and optionally (C,) -> (N, H, W, C): transposed convolution. Else as forward."""
     if _tunes(device, gy, g, rung, tile):
-        return _tuned("input_grad", input_grad, device, g, precision, (gy, w, bias, slope))
+        return _tuned("input_grad", input_grad, device, g, precision, copies, (gy, w, bias, slope))
     rung = rung_for(g, gy.dtype, device, precision, rung, "input_grad")
     check_array("output gradient", gy, g.y_shape, gy.dtype)
     check_array("weight", w, g.w_shape, gy.dtype)
@@ -137,13 +142,15 @@ def input_grad(
             grid = (*tiles_of(rows, g.c, chosen), g.stride_h * g.stride_w)
             shared = shared_bytes(chosen, True, False)
             args = [gy, w, bias, gx, conv(g, slope)]
+            inner = padded(g) if RUNGS[rung].half else g
+            depth = -(-g.r // g.stride_h) * -(-g.s // g.stride_w) * inner.k  # of the class with the most taps
+            w_tiles = -(-depth // chosen.bk), grid[2], grid[1]
             if RUNGS[rung].half:
-                inner = padded(g)
-                depth = -(-g.r // g.stride_h) * -(-g.s // g.stride_w) * inner.k  # of the class with the most taps
-                w_tiles = -(-depth // chosen.bk), grid[2], grid[1]
-                given = (gy, inner.y_shape), (w, inner.w_shape)
+                given = (gy, inner.y_shape, copies[0]), (w, inner.w_shape, copies[1])
                 operands = run.rounded("input_grad", chosen, vectors, inner, w_tiles, *given)
                 args = [*operands, bias, gx, conv(inner, slope), g.c]
+            elif chosen.packed:
+                args[1] = run.packed("input_grad", chosen, vectors, g, w_tiles, w)
             run("conv2d_input_grad", grid, chosen.threads, args, chosen, vectors, shared)
     return gx
 
@@ -153,6 +160,7 @@ def weight_grad(
     x: Array,
     gy: Array,
     g: Geometry,
+    copies: Copies = (None, None),
     *,
     precision: str | None = None,
     rung: int | None = None,
@@ -164,8 +172,8 @@ def weight_grad(
     slices: about how many the depth is cut into, if not as choose_slices says.
     """
     if _tunes(device, x, g, rung, tile):
-        return _tuned("weight_grad", weight_grad, device, g, precision, (x, gy))
-    return _weight_grad(device, x, gy, g, None, precision, rung, tile, slices)[0]
+        return _tuned("weight_grad", weight_grad, device, g, precision, copies, (x, gy))
+    return _weight_grad(device, x, gy, g, copies, None, precision, rung, tile, slices)[0]
 
 
 def weight_and_bias_grad(
@@ -182,8 +190,8 @@ def weight_and_bias_grad(
 ) -> tuple[Array, Array] | None:
     """weight_grad, and in the same launch the array `of`, "gy" or "x", summed over all pixels: (K,) or (C,).
 
-    So it is read once less. None, and nothing is computed, where a rung cannot: in 16 bits the launch does not see the
-    numbers themselves; and the taps of a layer do not always meet all pixels of x.
+    So it is read once less. None, and nothing is computed, where a rung cannot, as its operands are rounded before the
+    launch, and where not all pixels of x are met by the layer's taps.
     """
     if _tunes(device, x, g, rung, tile):
         way = _way("weight_grad", weight_grad, device, g, precision, (x, gy))
@@ -192,9 +200,9 @@ def weight_and_bias_grad(
     every_pixel = (  # line_sums.cuh: pixel h is tap top + h % stride of output h / stride
         g.h <= g.p * g.stride_h and g.w <= g.q * g.stride_w and g.top + g.stride_h <= g.r and g.left + g.stride_w <= g.s
     )
-    if rung < 3 or RUNGS[rung].half or (of == "x" and not every_pixel):
+    if not RUNGS[rung].sums or (of == "x" and not every_pixel):
         return None
-    gw, gb = _weight_grad(device, x, gy, g, of, precision, rung, tile, slices)
+    gw, gb = _weight_grad(device, x, gy, g, (None, None), of, precision, rung, tile, slices)
     return gw, gb
 
 
@@ -203,6 +211,7 @@ def _weight_grad(
     x: Array,
     gy: Array,
     g: Geometry,
+    copies: Copies,
     summed: str | None,
     precision: str | None,
     rung: int | None,
@@ -234,18 +243,21 @@ def _weight_grad(
                 run.each_element("sum_slices", gw.size, [partial, gw, slices, gw.size])
         else:
             inner = padded(g) if RUNGS[rung].half else g
-            rows, columns = inner.k, inner.r * inner.s * inner.c
-            chosen, vectors = choose_tile(rung, rows, columns, widths(run, (gy, g.k), (x, g.c)), tile)
+            rows, columns = RUNGS[rung].weight_grad_sizes(inner)
+            operands = ((x, g.c), (gy, g.k)) if RUNGS[rung].transposed else ((gy, g.k), (x, g.c))
+            chosen, vectors = choose_tile(rung, rows, columns, widths(run, *operands), tile, depth)
             grid, shared = tiles_of(rows, columns, chosen), shared_bytes(chosen, False, False)
+            gy_tiles = -(-depth // chosen.bk), 1, grid[1 if RUNGS[rung].transposed else 0]
             if RUNGS[rung].half:
-                gy_tiles = -(-depth // chosen.bk), 1, grid[0]
-                given = (x, inner.x_shape), (gy, inner.y_shape)
+                given = (x, inner.x_shape, copies[0]), (gy, inner.y_shape, copies[1])
                 x, gy = run.rounded("weight_grad", chosen, vectors, inner, gy_tiles, *given)
+            elif chosen.packed:
+                gy = run.packed("weight_grad", chosen, vectors, g, gy_tiles, gy)
             tiles, size = grid[0] * grid[1], grid[0] * grid[1] * chosen.bm * chosen.bn
             slices, slice_depth = choose_slices(tiles, depth, chosen.bk, size, gw.itemsize, slices)
             partial = None if slices == 1 and inner == g else run.empty((slices, size))
             line_sums = None if gb is None else run.empty((slices, tiles * chosen.threads))
-            with counters(device, counters_of(tiles, slices)) as count:
+            with block_counters(device, counters_of(tiles, slices)) as count:
                 if RUNGS[rung].half:
                     args = [x, gy, gw, partial, count, conv(inner), g.k, g.c, slice_depth]
                 else:
@@ -288,14 +300,16 @@ def _product(
     run("product", grid, (small.bn, small.bm), [a, b, bias, y, *sizes, *a_strides, *b_strides, float(slope)])
 
 
-def _tuned(what: str, run: Callable[..., Array], device: str, g: Geometry, precision: str | None, arrays: Any) -> Array:
+def _tuned(
+    what: str, run: Callable[..., Array], device: str, g: Geometry, precision: str | None, copies: Copies, arrays: Any
+) -> Array:
     """A pass by the fastest of its candidates."""
     way = _way(what, run, device, g, precision, arrays)
-    return _compute(way, run, device, g, precision, arrays)
+    return _compute(way, run, device, g, precision, copies, arrays)
 
 
 def _way(what: str, run: Callable[..., Array], device: str, g: Geometry, precision: str | None, arrays: Any) -> Choice:
-    """The fastest of a pass's candidates."""
+    """The fastest of a pass's candidates, which are timed with all that they round."""
     precision = matmul_precision(device) if precision is None else precision
     first, second = _contiguous(device, *arrays[:2])
     a, b = {"forward": (g.c, g.c), "input_grad": (g.k, g.c), "weight_grad": (g.k, g.c)}[what]
@@ -304,7 +318,7 @@ def _way(what: str, run: Callable[..., Array], device: str, g: Geometry, precisi
     ways = list(candidates(what, g, architecture(device), precision, widths))
 
     def compute(way: Choice) -> Array:
-        return _compute(way, run, device, g, precision, (first, second, *arrays[2:]))
+        return _compute(way, run, device, g, precision, (None, None), (first, second, *arrays[2:]))
 
     sizes = " ".join(f"{name}{size}" for name, size in asdict(g).items())
     problem = f"{what} {precision} {sizes} vectors {widths[0]} {widths[1]}"
@@ -312,11 +326,17 @@ def _way(what: str, run: Callable[..., Array], device: str, g: Geometry, precisi
 
 
 def _compute(
-    way: Choice, run: Callable[..., Array], device: str, g: Geometry, precision: str | None, arrays: Any
+    way: Choice,
+    run: Callable[..., Array],
+    device: str,
+    g: Geometry,
+    precision: str | None,
+    copies: Copies,
+    arrays: Any,
 ) -> Array:
     split = {} if way.slices is None else {"slices": way.slices}
     first, second, *rest = arrays
-    return run(device, first, second, g, *rest, precision=precision, rung=way.rung, tile=way.tile, **split)
+    return run(device, first, second, g, *rest, copies, precision=precision, rung=way.rung, tile=way.tile, **split)
 
 
 def _tunes(device: str, first: Array, g: Geometry, rung: int | None, tile: int | None) -> bool:
