@@ -702,7 +702,7 @@ MUTATIONS = [
     Mutation(
         "warpgroups tf32: weight gradient not transposed",
         WARPGROUPS_TF32,
-        "gridDim.y, pass.columns, bias",
+        "gridDim.y, pass.pitch, bias",
         "gridDim.y, 1, bias",
     ),
     Mutation("ptx: descriptor without a swizzle", PTX, " | 1ull << 62;", ";"),
