@@ -57,7 +57,9 @@ class BatchNorm(Fused):
     def gradients(self, gy: Array) -> tuple[Array | None, ...]:
         x, gamma, beta, *given = (t.data for t in self.inputs)
         known = given_statistics(given[0], given[1], self.epsilon) if given else (self.average, self.inverse)
-        settings = self.slope, bool(given)
+        # The convolution before this op multiplies by gx, unless other ranks have a say in it.
+        rounded = None if self.synchronised else getattr(self.inputs[0].op, "of_gradient", None)
+        settings = self.slope, bool(given), rounded
         gx, ggamma, gbeta, totals = batch_norm_gradients(self.device, x, gamma, *known, gy, beta, *settings)
         if given:
             return gx, ggamma, gbeta, *given_gradients(gamma, known[1], totals)
