@@ -191,14 +191,16 @@ __device__ __forceinline__ void normalize_part(const REAL* x, REAL* y, const Par
   }
 }
 
-// y = leaky(scale (x - average) + beta).   average, scale (groups, channels); beta (channels).
+// y = leaky(scale (x - average) + beta).   average, scale (groups, channels); beta (channels), or (groups, channels) if
+// beta_of_group.
 extern "C" __global__ void __launch_bounds__(256)
-    normalize(const REAL* x, const double* average, const double* scale, const REAL* beta, REAL* y, REAL negative, int rows,
-              int channels, int chunk_rows) {
+    normalize(const REAL* x, const double* average, const double* scale, const REAL* beta, REAL* y, REAL negative,
+              bool beta_of_group, int rows, int channels, int chunk_rows) {
   const Part part = thread_part(rows, channels, chunk_rows);
   if (part.count == 0) return;
+  const int first = beta_of_group ? part.s : part.c;
   Affine a[VECTOR];
-  for (int v = 0; v < VECTOR; v++) a[v] = affine(average[part.s + v], scale[part.s + v], beta[part.c + v]);
+  for (int v = 0; v < VECTOR; v++) a[v] = affine(average[part.s + v], scale[part.s + v], beta[first + v]);
   normalize_part(x, y, part, a, negative);
 }
 

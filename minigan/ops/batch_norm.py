@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from minigan.backend import Array, array_module, dispatch
+from minigan.backend import Array, dispatch
 from minigan.distributed import world
 from minigan.ops import batch_norm_cpu, batch_norm_cuda
-from minigan.ops.batch_norm_cpu import given_gradients, given_statistics, update_running
+from minigan.ops.batch_norm_arrays import excess, given_gradients, given_statistics, over_ranks
 from minigan.ops.leaky_relu import leaky_relu
 from minigan.ops.mean_over_ranks import mean_over_ranks
 from minigan.ops.reduce import mean
@@ -49,38 +49,21 @@ class BatchNorm(Fused):
             return normalize_given(self.device, x, gamma, beta, *given, self.epsilon, self.slope)
         running = (None, None, 0.0) if self.synchronised else self.running
         found = statistics(self.device, x, gamma, self.epsilon, self.groups, *running)
-        self.average, self.variance, self.inverse, scale = found
         if self.synchronised:
-            # In double: of its 16 digits, the difference of squares loses twice as many as the mean is larger than the
-            # deviation, and where that is more than 4, float32 has not kept them in x either.
-            xp = array_module(self.device)
-            both = world().mean(xp.stack([self.average, self.variance + self.average**2]))
-            self.average, self.variance = both[0], (both[1] - both[0] ** 2).clip(0)
-            count = round(x.size / (self.average.size * world().weight))
-            update_running(self.average, self.variance, count, *self.running)
-            self.inverse = (self.variance + self.epsilon) ** -0.5
-            scale = gamma * self.inverse
+            found = over_ranks(self.device, found[0], found[1], gamma, self.epsilon, x.size, self.running)
+        self.average, self.variance, self.inverse, scale = found
         return normalize(self.device, x, self.average, scale, beta, self.slope)
 
     def gradients(self, gy: Array) -> tuple[Array | None, ...]:
         x, gamma, beta, *given = (t.data for t in self.inputs)
         known = given_statistics(given[0], given[1], self.epsilon) if given else (self.average, self.inverse)
-        found = batch_norm_gradients(self.device, x, gamma, *known, gy, beta, self.slope, bool(given))
-        gx, ggamma, gbeta, totals = found
+        settings = self.slope, bool(given)
+        gx, ggamma, gbeta, totals = batch_norm_gradients(self.device, x, gamma, *known, gy, beta, *settings)
         if given:
             return gx, ggamma, gbeta, *given_gradients(gamma, known[1], totals)
         if self.synchronised:
-            self._synchronise(x, gamma, gx, totals)
+            gx += normalize(self.device, x, self.average, *excess(gamma, self.inverse, totals, x.size))
         return gx, ggamma, gbeta
-
-    def _synchronise(self, x: Array, gamma: Array, gx: Array, totals: Array) -> None:
-        """gx = gamma / sigma (g - gbeta / M - x^ ggamma / M), where ggamma and gbeta are means over the ranks."""
-        excess = (totals - world().mean(totals)) * (gamma * self.inverse * self.average.size / x.size)
-        scale, shift = excess[0] * self.inverse, excess[1].astype(x.dtype)
-        xs, gxs = (a.reshape(self.groups, -1, x.shape[-1]) for a in (x, gx))
-        for i in range(self.groups):
-            part, one = gxs[i], slice(i, i + 1)
-            part += normalize(self.device, xs[i], self.average[one], scale[one], shift[i])
 
     def composed(self, *inputs: Tensor) -> Tensor:
         x, gamma, beta, *given = inputs

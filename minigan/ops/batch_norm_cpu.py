@@ -6,6 +6,7 @@ import numpy as np
 
 from minigan.backend import Array
 from minigan.cpu import ELEMENTS_PER_THREAD, jit, parallel
+from minigan.ops.batch_norm_arrays import given_statistics, update_running
 
 # Rows are reduced in chunks of about so many elements, which stay in a core's cache for their second reading, but of
 # no more rows than this: each is a float32 sum, whose rounding grows with its length; the chunks' sums are added in
@@ -122,11 +123,14 @@ def _affine(dtype: np.dtype, average: Array, scale: Array, beta: Array) -> tuple
 
 
 def normalize(x: Array, average: Array, scale: Array, beta: Array, slope: float = 1.0) -> Array:
+    """average, scale (groups, C); beta (C,), or (groups, C)."""
     y = np.empty(x.shape, x.dtype)
-    groups = len(average)
-    for part, out, centre, factor in zip(_groups(x, groups), _groups(y, groups), average, scale, strict=True):
-        arguments = *_affine(x.dtype, centre, factor, beta), x.dtype.type(slope), out
-        parallel(_normalize_loop, len(part), part, *arguments, grain=_grain(part))
+    parts, outs = (_groups(a, len(average)) for a in (x, y))
+    affine = zip(average, scale, np.broadcast_to(beta, average.shape), strict=True)
+    for part, out, one in zip(parts, outs, affine, strict=True):
+        parallel(
+            _normalize_loop, len(part), part, *_affine(x.dtype, *one), x.dtype.type(slope), out, grain=_grain(part)
+        )
     return y
 
 
@@ -187,38 +191,3 @@ def _gradients(
     coefficients = (a.astype(x.dtype) for a in (gx_scale, x_scale, gx_shift))
     parallel(_combine_loop, len(x), gy, x, *leaky, *coefficients, gx, grain=_grain(x))
     return ggamma, gbeta
-
-
-# ---- on any device, by array expressions: what is done for each channel, and seldom on a GPU -------------------------
-
-
-def update_running(
-    average: Array,
-    variance: Array,
-    count: int,
-    running_mean: Array | None,
-    running_var: Array | None,
-    momentum: float,
-) -> None:
-    """Averages mean and variance of one batch after the other, (groups, C), into the running ones, if there are any.
-
-    count: from how many values each is.
-    """
-    unbiased = variance * (count / max(1, count - 1))
-    for running, batches in ((running_mean, average), (running_var, unbiased)):
-        if running is None:
-            continue
-        for batch in batches:
-            running *= running.dtype.type(momentum)
-            running += (batch * (1 - momentum)).astype(running.dtype)
-
-
-def given_statistics(mean: Array, variance: Array, epsilon: float) -> tuple[Array, Array]:
-    """average and inverse (1, C), in float64, of a mean and a variance (C,) that do not come from the batch."""
-    return mean.astype(np.float64)[None], 1 / np.sqrt(variance.astype(np.float64)[None] + epsilon)
-
-
-def given_gradients(gamma: Array, inverse: Array, totals: Array) -> tuple[Array, Array]:
-    """The gradients of such a mean and variance, from those of gamma and beta."""
-    scale = gamma * inverse[0]
-    return (-scale * totals[1, 0]).astype(gamma.dtype), (-scale * inverse[0] * totals[0, 0] / 2).astype(gamma.dtype)

@@ -69,9 +69,11 @@ def statistics(
 
 
 def normalize(device: str, x: Array, average: Array, scale: Array, beta: Array, slope: float = 1.0) -> Array:
+    """average, scale (groups, C); beta (C,), or (groups, C)."""
     x, average, scale, beta = contiguous(device, x, average, scale, beta)
     y = array_module(device).empty(x.shape, x.dtype)
-    _Kernels(device, x, len(average), y)("normalize", x, average, scale, beta, y, float(slope))
+    args = x, average, scale, beta, y, float(slope), beta.ndim == 2
+    _Kernels(device, x, len(average), y)("normalize", *args)
     return y
 
 

@@ -54,8 +54,6 @@ def rounded_on_cpu(monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
     for name in ("forward", "input_grad", "weight_grad"):
         leaf = getattr(conv2d_cpu, name)
 
-        leaf = leaf if name == "weight_grad" else conv2d._activated(leaf)
-
         def judge(device: str, first: Any, second: Any, *rest: Any, leaf: Any = leaf, name: str = name) -> Any:
             if conv2d_ladder.suits_three_columns(name, rest[0]):
                 return leaf(first, second, *rest)
@@ -82,7 +80,9 @@ def test_every_system_trains_as_a_cpu_that_rounds_the_operands_of_convolutions(
         assert np.isfinite(losses("emulated")).all()
         # Of the first step: what float32 leaves open may change the rounding of some numbers, and so the steps after.
         found[judge] = np.abs(np.array(losses("emulated")[0]) / np.array(losses(judge)[0]) - 1)
-    assert found[precision][0] <= 1e-4  # before the first update
+    # Before the first update: a number at a tie, rounded the other way, is off by 2^-11 of itself in fp16, and a loss,
+    # which has many, by less.
+    assert found[precision][0] <= 2**-11
     assert found[precision].max() <= 0.2 * found["float32"].max()
 
 
