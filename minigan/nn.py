@@ -73,11 +73,10 @@ class Module:
             raise KeyError(f"load_state_dict: missing: {missing or 'none'}; unexpected: {unexpected or 'none'}")
         arrays = {name: np.asarray(value) for name, value in state.items()}
         for name, t in own.items():
-            if arrays[name].shape != t.shape or arrays[name].dtype != t.dtype:
-                raise ValueError(
-                    f"load_state_dict: {name}: expected shape {t.shape}, {t.dtype}, "
-                    f"got {arrays[name].shape}, {arrays[name].dtype}"
-                )
+            a = arrays[name]
+            if a.shape != t.shape or a.dtype != t.dtype:
+                wanted = f"expected shape {t.shape}, {t.dtype}"
+                raise ValueError(f"load_state_dict: {name}: {wanted}, got {a.shape}, {a.dtype}")
         for name, t in own.items():
             t.data[...] = to_device(arrays[name], t.device)
             t.mark_changed()
@@ -125,14 +124,12 @@ class Sequential(Module):
             setattr(self, str(i), module)
 
     def forward(self, x: Tensor) -> Tensor:
-        modules = list(self)
+        modules, fusing = list(self), (BatchNorm2d, Conv2d, ConvTranspose2d)  # these, not what is derived from them
         while modules:
             module, *modules = modules
             following = modules[0] if modules else None
             slope = following.slope if type(following) is LeakyReLU else 0.0 if type(following) is ReLU else None
-            if slope is not None and (
-                type(module) is BatchNorm2d or type(module) is Conv2d or type(module) is ConvTranspose2d
-            ):
+            if slope is not None and isinstance(module, fusing) and type(module) in fusing:
                 x = module.forward(x, slope)  # one op, which neither writes nor keeps what lies between
                 modules.pop(0)
             else:
@@ -250,9 +247,8 @@ class BatchNorm2d(Module):
 
     def forward(self, x: Tensor, slope: float = 1.0) -> Tensor:
         """slope: of a LeakyReLU behind it, computed along; 1 is none."""
-        running, numbers = (self.running_mean, self.running_var), (self.momentum, self.epsilon, slope)
-        batches = self.synchronised, _groups.get()
-        return F.batch_norm(x, self.gamma, self.beta, *running, self.training, *numbers, *batches)
+        settings = self.momentum, self.epsilon, slope, self.synchronised, _groups.get()
+        return F.batch_norm(x, self.gamma, self.beta, self.running_mean, self.running_var, self.training, *settings)
 
 
 _groups: ContextVar[int] = ContextVar("groups", default=1)  # how many batches, one after another, a pass is given
