@@ -254,7 +254,7 @@ class BatchNorm2d(Module):
 _groups: ContextVar[int] = ContextVar("groups", default=1)  # how many batches, one after another, a pass is given
 
 
-def together(module: Module, *batches: Tensor) -> Iterator[Tensor]:
+def together(module: Module, *batches: Tensor) -> tuple[Tensor, ...]:
     """module(batch) for each batch, all in one pass: `judged_real, judged_fake = nn.together(net, real, fake)`.
 
     To the layers the batches are one, except to BatchNorm2d, which normalises each by its own statistics, and updates
@@ -268,7 +268,7 @@ def together(module: Module, *batches: Tensor) -> Iterator[Tensor]:
         y = module(F.concatenate(batches))
     finally:
         _groups.reset(token)
-    return iter(y.reshape(len(batches), len(batches[0]), *y.shape[1:]))
+    return tuple(y.reshape(len(batches), len(batches[0]), *y.shape[1:]))
 
 
 class LeakyReLU(Module):
