@@ -64,13 +64,15 @@ def parts(folder: Path, dry_run: bool) -> list[Part]:
             Part("steps-bf16", [*brief, "--out", str(folder / "steps-bf16.json")], 120),
             Part("sanitizer", ["compute-sanitizer", *pytest, "tests/kernels/test_batch.py"], 60),
         ]
+    # One of float32, then of TF32 and of bf16 that of sm_80 and that of sm_90a.
+    rungs = ["--rung", "5", "6", "11", "7", "9"]
     step = [*steps, "--device", "cuda", "--systems", "cats,anime", "--variants", "eager,graphed", "--no-memory"]
     step += ["--seconds-per-case", "4"]
     checked = [*pytest, "-m", "cuda", "-k", "test_on_cuda and forward", "tests/kernels/test_conv2d_ladder.py"]
     return [
         Part("compile", [*PYTHON, "-c", COMPILE], 90),
         Part("tests", [*pytest, "-m", "cuda"], 130),
-        Part("kernels", [*bench, "--device", "cuda", "--quick", *json_out], 110),
+        Part("kernels", [*bench, "--device", "cuda", "--quick", *rungs, *json_out], 110),
         Part("steps-tf32", [*step, "--precision", "tf32", "--out", str(folder / "steps-tf32.json")], 80),
         Part("steps-bf16", [*step, "--precision", "bf16", "--out", str(folder / "steps-bf16.json")], 80),
         Part("sanitizer", ["compute-sanitizer", "--error-exitcode", "1", *checked], 50),

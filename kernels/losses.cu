@@ -51,7 +51,7 @@ __device__ __forceinline__ void mean_over_blocks(double value, double* sums, uns
 
 // y = the logistic loss of each logit z with target t.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    logistic_loss(const REAL* z, const REAL* t, REAL target, REAL* y, int n) {
+    logistic_loss(const REAL* z, const REAL* t, REAL* y, REAL target, int n) {
   const long long i = grid_thread();
   if (i < n) y[i] = logistic(z[i], target_of(t, target, i));
 }
@@ -74,7 +74,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 
 // gz = gy[0] (sigmoid(z) - t) / n, the gradient of the mean.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    logistic_gradient(const REAL* z, const REAL* t, REAL target, const REAL* gy, REAL* gz, int n) {
+    logistic_gradient(const REAL* z, const REAL* t, const REAL* gy, REAL* gz, REAL target, int n) {
   const long long i = grid_thread();
   if (i < n) gz[i] = gy[0] / n * (sigmoid(z[i]) - target_of(t, target, i));
 }

@@ -124,7 +124,8 @@ class Sequential(Module):
             setattr(self, str(i), module)
 
     def forward(self, x: Tensor) -> Tensor:
-        modules, fusing = list(self), (BatchNorm2d, Conv2d, ConvTranspose2d)  # these, not what is derived from them
+        modules = list(self)
+        fusing = BatchNorm2d, Conv2d, ConvTranspose2d, Linear  # these, not what is derived from them
         while modules:
             module, *modules = modules
             following = modules[0] if modules else None
@@ -222,8 +223,8 @@ class Linear(Module):
         self.weight = Parameter(weight_init(shape))
         self.bias = Parameter(init.zeros(shape[:1])) if bias else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias)
+    def forward(self, x: Tensor, slope: float = 1.0) -> Tensor:
+        return F.linear(x, self.weight, self.bias, slope)
 
 
 class BatchNorm2d(Module):

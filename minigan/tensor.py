@@ -248,12 +248,14 @@ def tensor_method(*names: str) -> Any:
     return attach
 
 
-def tensor(data: Any, requires_grad: bool = False, device: str | None = None, dtype: Any = None) -> Tensor:
+def tensor(
+    data: Any, requires_grad: bool = False, device: str | None = None, dtype: Any = None, copy: bool = True
+) -> Tensor:
     """A tensor of the values in `data`: an array, a tensor, nested lists or a number.
 
-    float32 and float64 arrays keep their dtype, and their memory if it is the device's: `data` is not copied without
-    need. Python numbers become float32. Raises TypeError for any other dtype unless `dtype` says what to convert it to.
-    device: None means `default_device()`.
+    The memory is its own: an optimizer that changes a parameter leaves `data` as it is. Without `copy` it is that of
+    `data` where dtype and device allow it. float32 and float64 arrays keep their dtype, Python numbers become float32.
+    Raises TypeError for any other dtype unless `dtype` says what to convert it to. device: None: `default_device()`.
     """
     device = resolve_device(device)
     if isinstance(data, Tensor):
@@ -270,7 +272,8 @@ def tensor(data: Any, requires_grad: bool = False, device: str | None = None, dt
         raise TypeError(
             f"tensor: expected float32 or float64, got {data.dtype}; convert it, for example with dtype='float32'"
         )
-    data = data.astype(data.dtype.newbyteorder("="), copy=False)
+    with on_device(device):
+        data = data.astype(data.dtype.newbyteorder("="), copy=copy)
     return Tensor(to_device(data, device), requires_grad, device)
 
 
@@ -278,10 +281,10 @@ def from_dlpack(source: Any) -> Tensor:
     """A tensor that shares the memory of an array of another library (PyTorch, CuPy, JAX ...), on CPU or CUDA."""
     kind, index = source.__dlpack_device__()
     if int(kind) == 1:  # kDLCPU
-        return tensor(np.from_dlpack(source), device="cpu")
+        return tensor(np.from_dlpack(source), device="cpu", copy=False)
     if int(kind) == 2:  # kDLCUDA
         device = resolve_device(f"cuda:{int(index)}")
-        return tensor(array_module(device).from_dlpack(source), device=device)
+        return tensor(array_module(device).from_dlpack(source), device=device, copy=False)
     raise DeviceError(f"from_dlpack: expected memory of a CPU or of a CUDA device, got DLPack device {kind}")
 
 
@@ -298,7 +301,7 @@ def as_tensor(value: Operand, like: Tensor) -> Tensor:
         raise TypeError(f"expected a tensor, a number or an array, got {value!r}")
     if _on_cuda(value) != is_cuda(like.device):
         raise DeviceError(f"expected an array on {like.device}, got {type(value).__module__}.{type(value).__name__}")
-    return tensor(value, device=like.device)
+    return tensor(value, device=like.device, copy=False)
 
 
 def _is_number(value: Any) -> bool:
@@ -485,8 +488,7 @@ def _kinds(tensors: Sequence[Tensor]) -> str:
 
 def _shell(t: Tensor) -> Tensor:
     """A tensor's place in the graph without its values."""
-    shell = Tensor(_NoData(t.shape, t.dtype), t.requires_grad, t.device, t.op)
-    return shell
+    return Tensor(_NoData(t.shape, t.dtype), t.requires_grad, t.device, t.op)
 
 
 class _NoData:

@@ -244,11 +244,11 @@ struct WeightGrad {
 
   __device__ __forceinline__ int output(int row) const { return origin + row * pitch; }
 
-  // Each block writes to a tile of its own: (slices, tiles, tile_rows, tile_columns).
-  __device__ __forceinline__ void into_tiles(int tile_rows, int tile_columns) {
+  // Each block writes to a tile of its own, (slices, tiles, tile_rows, tile_columns), its tile number (row, column) of gw.
+  __device__ __forceinline__ void into_tiles(int tile_rows, int tile_columns, int row, int column) {
     const int tile = (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
     pitch = tile_columns;
-    origin = (tile - static_cast<int>(blockIdx.x)) * tile_rows * tile_columns - blockIdx.y * tile_columns;
+    origin = (tile - row) * tile_rows * tile_columns - column * tile_columns;
   }
 
   template <class T>

@@ -1,4 +1,4 @@
-// passes.cuh: the kernels of rungs 3 to 6, the same in each. Included behind a rung's own code, which defines
+// passes.cuh: the kernels of rungs 3 to 6 and 11, the same in each. Included behind a rung's own code, which defines
 //   THREADS, BM, BN                         threads of a block, rows and columns of its tile
 //   product(pass, a, b, bias, y)            computes the block's tile of the product (geometry.cuh says which product)
 // __launch_bounds__(THREADS, 1): one block a multiprocessor is enough, so that registers are not saved by spilling.
@@ -21,13 +21,13 @@ conv2d_input_grad(const REAL* gy, const REAL* w, const REAL* bias, REAL* gx, Con
   if (blockIdx.x * BM < pass.rows) product(pass, gy, w, bias, gx);  // the same for all threads of the block
 }
 
-// x (N, H, W, C), gy (N, P, Q, K) -> gw (K, R, S, C).   Grid: tiles of rows, tiles of columns, slices. partial (slices,
-// tiles, BM, BN) and counters (slices.cuh) are null where there is one slice.
+// x (N, H, W, C), gy (N, P, Q, K) -> gw (K, R, S, C).   Grid: tiles of rows, tiles of columns, slices. partial and
+// counters (slices.cuh) are null where there is one slice.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
 conv2d_weight_grad(const REAL* x, const REAL* gy, REAL* gw, REAL* partial, unsigned* counters, Conv g,
                    int slice_depth) {
   WeightGrad pass(g, blockIdx.z, slice_depth);
-  if (partial) pass.into_tiles(BM, BN);
+  if (partial) pass.into_tiles(TILE_ROWS, TILE_COLUMNS, tile_row(), tile_column());
   product(pass, gy, x, static_cast<const REAL*>(nullptr), partial ? partial : gw);
   if (partial)
     add_slices(partial, counters, pass.rows, pass.columns,

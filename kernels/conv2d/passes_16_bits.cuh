@@ -28,7 +28,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
 conv2d_weight_grad(const HALF* x, const HALF* gy, float* gw, float* partial, unsigned* counters, Conv g, int filters,
                    int channels, int slice_depth) {
   WeightGrad pass(g, blockIdx.z, slice_depth);
-  if (partial) pass.into_tiles(BM, BN);
+  if (partial) pass.into_tiles(TILE_ROWS, TILE_COLUMNS, tile_row(), tile_column());
   product(pass, gy, x, static_cast<const float*>(nullptr), partial ? partial : gw);
   if (partial)
     add_slices(partial, counters, filters, pass.columns, [&](int row, int column, float sum) {

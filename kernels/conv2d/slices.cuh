@@ -11,6 +11,17 @@
 
 constexpr int GROUP = 16, AHEAD = 5;  // 1 + 3 x 5
 
+// The block's tile of gw, filters by taps. Where TRANSPOSED is defined, the block's product is taps by filters.
+#ifdef TRANSPOSED
+constexpr int TILE_ROWS = BN, TILE_COLUMNS = BM;
+__device__ __forceinline__ int tile_row() { return blockIdx.y; }
+__device__ __forceinline__ int tile_column() { return blockIdx.x; }
+#else
+constexpr int TILE_ROWS = BM, TILE_COLUMNS = BN;
+__device__ __forceinline__ int tile_row() { return blockIdx.x; }
+__device__ __forceinline__ int tile_column() { return blockIdx.y; }
+#endif
+
 // Calls add(first, stride, members, whole): the `members` slices from `first` on, `stride` apart, are to be added up in
 // place of the first one, or are the whole sum; for the block's group, then for its group of groups, and so on. Whether
 // this block had the whole sum. counters: one for each tile and group, then for each tile and group of groups ...
@@ -53,7 +64,7 @@ struct __align__(16) Four {
   }
 };
 
-// partial (slices, tiles, BM, BN): the sums of all slices of the block's tile, of which a matrix has rows x columns, to
+// partial (slices, tiles, TILE_ROWS, TILE_COLUMNS): the sums of all slices of the block's tile, of which a matrix has rows x columns, to
 // store(row, column, sum), by the block that comes last. Whether this was it.
 template <class Store>
 __device__ __forceinline__ bool add_slices(REAL* partial, unsigned* counters, int rows, int columns, Store store) {
@@ -62,7 +73,8 @@ __device__ __forceinline__ bool add_slices(REAL* partial, unsigned* counters, in
   Four* const sums = reinterpret_cast<Four*>(partial) + tile * FOURS;
   return add_in_groups(counters, [&](int first, int stride, int members, bool whole) {
     for (int i = threadIdx.x; i < FOURS; i += THREADS) {
-      const int row = blockIdx.x * BM + i / (BN / 4), column = blockIdx.y * BN + i % (BN / 4) * 4;
+      const int row = tile_row() * TILE_ROWS + i / (TILE_COLUMNS / 4);
+      const int column = tile_column() * TILE_COLUMNS + i % (TILE_COLUMNS / 4) * 4;
       if (row >= rows || column >= columns) continue;
       Four* const at = sums + static_cast<long long>(first) * slice_size + i;
       const Four sum = sum_of(at, stride * slice_size, members);

@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from minigan.backend import Array, array_module, contiguous, dispatch
-from minigan.block_counters import block_counters
-from minigan.kernel_launch import C_REALS, Macros, launch, launch_elements
+from minigan.backend import Array, dispatch
+from minigan.ops import losses_cuda
 from minigan.ops.elementwise import abs
 from minigan.ops.reduce import broadcast_to, mean
 from minigan.ops.sigmoid import logistic, sigmoid
@@ -16,27 +15,12 @@ from minigan.tensor import Fused, Op, Operand, Tensor, as_tensor
 
 Samples = Iterator[tuple[tuple[np.ndarray, ...], dict[str, Any]]]
 
-THREADS = 256
-BLOCKS = 1024  # at most, of a sum: each thread takes more elements of a larger one
-
 
 def _logistic_loss_cpu(z: Array, t: Array) -> Array:
     return np.maximum(z, 0) - z * t + np.log1p(np.exp(-np.abs(z)))
 
 
-def _target(device: str, t: Array) -> tuple[Array | None, float]:
-    """As losses.cu takes targets: an array, or none and the number that stands for all elements."""
-    return (None, float(t)) if isinstance(t, np.generic) else (contiguous(device, t)[0], 0.0)
-
-
-def _logistic_loss_cuda(device: str, z: Array, t: Array) -> Array:
-    y = array_module(device).empty(z.shape, z.dtype)
-    args = [*contiguous(device, z), *_target(device, t), y]
-    launch_elements("losses.cu", "logistic_loss", y.size, args, device=device, dtype=z.dtype)
-    return y
-
-
-logistic_loss = dispatch(cpu=_logistic_loss_cpu, cuda=_logistic_loss_cuda)
+logistic_loss = dispatch(cpu=_logistic_loss_cpu, cuda=losses_cuda.logistic_loss)
 
 
 @dataclass
@@ -73,7 +57,7 @@ def _mean_logistic_cpu(z: Array, t: Array) -> Array:
 
 
 def _mean_logistic_gradient_cpu(z: Array, t: Array, gy: Array) -> Array:
-    return gy / z.size * (logistic(np, z) - t)
+    return gy / z.size * (logistic(z) - t)
 
 
 def _mean_l1_cpu(a: Array, b: Array) -> Array:
@@ -84,44 +68,10 @@ def _mean_l1_gradient_cpu(a: Array, b: Array, gy: Array) -> Array:
     return gy / a.size * np.sign(a - b)
 
 
-def _mean_cuda(kernel: str, device: str, *args: Any) -> Array:
-    """By a kernel with these first arguments, of which the first is an array."""
-    xp, x = array_module(device), args[0]
-    blocks = min(-(-x.size // THREADS), BLOCKS)
-    sums, y = xp.empty(blocks, np.float64), xp.empty((), x.dtype)
-    macros: Macros = {"REAL": C_REALS[x.dtype]}
-    with block_counters(device, 1) as counter:
-        launch("losses.cu", kernel, blocks, THREADS, (*args, sums, counter, y, x.size), device=device, macros=macros)
-    return y
-
-
-def _gradient_cuda(kernel: str, device: str, *args: Any) -> Array:
-    gx = array_module(device).empty(args[0].shape, args[0].dtype)
-    launch_elements("losses.cu", kernel, gx.size, [*args, gx], device=device, dtype=gx.dtype)
-    return gx
-
-
-def _mean_logistic_cuda(device: str, z: Array, t: Array) -> Array:
-    return _mean_cuda("mean_logistic", device, *contiguous(device, z), *_target(device, t))
-
-
-def _mean_logistic_gradient_cuda(device: str, z: Array, t: Array, gy: Array) -> Array:
-    z, gy = contiguous(device, z, gy)
-    return _gradient_cuda("logistic_gradient", device, z, *_target(device, t), gy)
-
-
-def _mean_l1_cuda(device: str, a: Array, b: Array) -> Array:
-    return _mean_cuda("mean_l1", device, *contiguous(device, a, b))
-
-
-def _mean_l1_gradient_cuda(device: str, a: Array, b: Array, gy: Array) -> Array:
-    return _gradient_cuda("l1_gradient", device, *contiguous(device, a, b, gy))
-
-
-mean_logistic = dispatch(cpu=_mean_logistic_cpu, cuda=_mean_logistic_cuda)
-mean_logistic_gradient = dispatch(cpu=_mean_logistic_gradient_cpu, cuda=_mean_logistic_gradient_cuda)
-mean_l1 = dispatch(cpu=_mean_l1_cpu, cuda=_mean_l1_cuda)
-mean_l1_gradient = dispatch(cpu=_mean_l1_gradient_cpu, cuda=_mean_l1_gradient_cuda)
+mean_logistic = dispatch(cpu=_mean_logistic_cpu, cuda=losses_cuda.mean_logistic)
+mean_logistic_gradient = dispatch(cpu=_mean_logistic_gradient_cpu, cuda=losses_cuda.mean_logistic_gradient)
+mean_l1 = dispatch(cpu=_mean_l1_cpu, cuda=losses_cuda.mean_l1)
+mean_l1_gradient = dispatch(cpu=_mean_l1_gradient_cpu, cuda=losses_cuda.mean_l1_gradient)
 
 
 @dataclass

@@ -142,6 +142,19 @@ def test_counts_of_pytorch_that_are_known() -> None:
     assert all(call.kind == "op" for call in calls)
 
 
+def test_pytorch_casts_under_autocast_and_then_moves_less() -> None:
+    pytest.importorskip("torch")
+    found = {}
+    for precision in ("tf32", "bf16"):
+        calls = launches.torch_calls(dataclasses.replace(tiny("cats", "cuda"), precision=precision))
+        casts = [call for call in calls if call.name == "_to_copy"]
+        convolutions = [call for call in calls if call.name == "convolution"]
+        found[precision] = len(convolutions), sum(call.written for call in convolutions), bool(casts)
+    assert found["tf32"][0] == found["bf16"][0] == 20
+    assert found["tf32"][1] == 2 * found["bf16"][1]
+    assert (found["tf32"][2], found["bf16"][2]) == (False, True)
+
+
 def test_batches_twice_as_large_move_more_with_as_many_launches() -> None:
     """But those that add up slices of a weight gradient's sum: the more pixels, the more of these sums are cut."""
     small, large = (launches.minigan_calls(resized(n)) for n in (4, 8))

@@ -18,6 +18,7 @@ GEOMETRY, TILE, RING = "conv2d/geometry.cuh", "conv2d/tile.cuh", "conv2d/ring.cu
 THREE = "conv2d/three_columns.cu"
 PASSES, SLICES, LAST = "conv2d/passes.cuh", "conv2d/slices.cuh", "last_block.cuh"
 WARPGROUPS, ROUNDING, PASSES_16 = "conv2d/9_wgmma.cu", "conv2d/rounding.cuh", "conv2d/passes_16_bits.cuh"
+WARPGROUPS_TF32, SHARED_BY_WARPGROUPS = "conv2d/11_wgmma_tf32.cu", "conv2d/warpgroups.cuh"
 PTX = "ptx.cuh"
 
 # The rungs that a file is part of; for headers, enough of them.
@@ -39,7 +40,9 @@ CONCERNED = {
     WARPGROUPS: (9, 10),
     ROUNDING: (7, 8, 9),
     PASSES_16: (7, 9),
-    PTX: (9, 10),
+    WARPGROUPS_TF32: (11,),
+    SHARED_BY_WARPGROUPS: (9, 11),
+    PTX: (9, 10, 11),
 }
 
 FIRST_BARRIER = "    __syncthreads();  // the tiles are complete\n"
@@ -417,14 +420,17 @@ MUTATIONS = [
     Mutation("warpgroups: the other phase", WARPGROUPS, "tile / STAGES % 2);", "1 - tile / STAGES % 2);"),
     Mutation(
         "warpgroups: too few bytes expected",
-        WARPGROUPS,
-        "mbarrier_arrive_expect(full, SIZE * 2)",
+        SHARED_BY_WARPGROUPS,
+        "mbarrier_arrive_expect(full, SIZE * sizeof(T))",
         "mbarrier_arrive_expect(full, SIZE)",
     ),
     Mutation(
-        "warpgroups: half a tile copied", WARPGROUPS, "first + tile * pitch, SIZE * 2,", "first + tile * pitch, SIZE,"
+        "warpgroups: half a tile copied",
+        SHARED_BY_WARPGROUPS,
+        "first + tile * pitch, SIZE * sizeof(T),",
+        "first + tile * pitch, SIZE * sizeof(T) / 2,",
     ),
-    Mutation("warpgroups: every thread copies", WARPGROUPS, "    if (threadIdx.x != 0) return;\n", ""),
+    Mutation("warpgroups: every thread copies", SHARED_BY_WARPGROUPS, "    if (threadIdx.x != 0) return;\n", ""),
     Mutation("warpgroups: slot still in use", WARPGROUPS, "copy(tile + STAGES - 2);", "copy(tile + STAGES - 1);"),
     Mutation("warpgroups: slot of products under way", WARPGROUPS, "wgmma_wait<1>(sums)", "wgmma_wait<2>(sums)"),
     Mutation("warpgroups: no wait in the loop", WARPGROUPS, "    wgmma_wait<1>(sums);", "    "),
@@ -450,7 +456,7 @@ MUTATIONS = [
     ),
     Mutation("warpgroups: dense tiles of class 0", WARPGROUPS, "blockIdx.z * gridDim.y + blockIdx.y", "blockIdx.y"),
     Mutation("warpgroups: dense tiles without classes", WARPGROUPS, "gridDim.z * gridDim.y", "gridDim.y"),
-    Mutation("warpgroups: every slice begins at 0", WARPGROUPS, "(begin / BK * count + number)", "number"),
+    Mutation("warpgroups: every slice begins at 0", SHARED_BY_WARPGROUPS, "(first_depth * count + number)", "number"),
     Mutation(
         "warpgroups: classes before depth",
         WARPGROUPS,
@@ -485,16 +491,188 @@ MUTATIONS = [
         "if (thread < rounded_fours)",
         "if (thread <= rounded_fours)",
     ),
-    Mutation("warpgroups: halves of C swapped", WARPGROUPS, "half * 2 + e]", "e * 2 + half]"),
+    Mutation("warpgroups: halves of C swapped", SHARED_BY_WARPGROUPS, "j * 4 + half * 2;", "j * 4 + 2 - half * 2;"),
     Mutation(
         "warpgroups: rows of warps swapped",
-        WARPGROUPS,
+        SHARED_BY_WARPGROUPS,
         "warp * 16 + lane / 4 + half * 8",
         "warp * 8 + lane / 4 + half * 32",
     ),
-    Mutation("warpgroups: rows unguarded", WARPGROUPS, "if (row >= pass.rows) continue;", ""),
-    Mutation("warpgroups: a column too many", WARPGROUPS, "if (column < pass.columns)", "if (column <= pass.columns)"),
-    Mutation("warpgroups: bias of the row", WARPGROUPS, "e], bias, column)", "e], bias, row % pass.columns)"),
+    Mutation("warpgroups: rows unguarded", SHARED_BY_WARPGROUPS, "if (row >= pass.rows) continue;", ""),
+    Mutation(
+        "warpgroups: a pair too many", SHARED_BY_WARPGROUPS, "if (column < pass.columns)", "if (column <= pass.columns)"
+    ),
+    Mutation(
+        "warpgroups: a column too many",
+        SHARED_BY_WARPGROUPS,
+        "if (column + e < pass.columns)",
+        "if (column + e <= pass.columns)",
+    ),
+    Mutation("warpgroups: pairs of odd columns", SHARED_BY_WARPGROUPS, "pass.columns % 2 == 0;", "pass.columns > 1;"),
+    Mutation("warpgroups: pairs down the columns", SHARED_BY_WARPGROUPS, "columns_apart == 1 && pass", "pass"),
+    Mutation("warpgroups: columns side by side", SHARED_BY_WARPGROUPS, "(column + e) * columns_apart", "(column + e)"),
+    Mutation(
+        "warpgroups: bias of the row",
+        SHARED_BY_WARPGROUPS,
+        "two[1], bias, column + 1)",
+        "two[1], bias, row % pass.columns)",
+    ),
+    Mutation(
+        "warpgroups: one bias for two", SHARED_BY_WARPGROUPS, "two[1], bias, column + 1)", "two[1], bias, column)"
+    ),
+    # -- 11: TF32 by warpgroups
+    Mutation(
+        "warpgroups tf32: packed without rounding",
+        WARPGROUPS_TF32,
+        "__uint_as_float(to_tf32(from[index]))",
+        "from[index]",
+    ),
+    Mutation(
+        "warpgroups tf32: packed by the first class", WARPGROUPS_TF32, "choose(rest % packing.classes)", "choose(0)"
+    ),
+    Mutation(
+        "warpgroups tf32: packed lines of tile 0",
+        WARPGROUPS_TF32,
+        "tile % packing.line_tiles * LINES + number",
+        "number",
+    ),
+    Mutation("warpgroups tf32: packed lines of the first square", WARPGROUPS_TF32, "number % SQUARES * 32", "0"),
+    Mutation("warpgroups tf32: packed depth of tile 0", WARPGROUPS_TF32, "rest / packing.classes * BK;", "0;"),
+    Mutation(
+        "warpgroups tf32: packed beyond the depth",
+        WARPGROUPS_TF32,
+        "dense.step(depth + step, pass.end)",
+        "dense.step(depth + step, depth + BK)",
+    ),
+    Mutation(
+        "warpgroups tf32: packed without zeros",
+        WARPGROUPS_TF32,
+        "index < 0 ? 0 : __uint_as_float(to_tf32(from[index]))",
+        "__uint_as_float(to_tf32(from[max(index, 0)]))",
+    ),
+    Mutation(
+        "warpgroups tf32: no barrier in the square",
+        WARPGROUPS_TF32,
+        "  }\n  __syncthreads();\n  const int line",
+        "  }\n  const int line",
+    ),
+    Mutation(
+        "warpgroups tf32: not transposed", WARPGROUPS_TF32, "square[step][line] = index", "square[line][step] = index"
+    ),
+    Mutation("warpgroups tf32: not swizzled", WARPGROUPS_TF32, "(thread % 8 ^ line % 8) * 4", "thread % 8 * 4"),
+    Mutation(
+        "warpgroups tf32: swizzled by other rows", WARPGROUPS_TF32, "(thread % 8 ^ line % 8)", "(thread % 8 ^ line / 4)"
+    ),
+    Mutation(
+        "warpgroups tf32: fragments' rows swapped with steps",
+        WARPGROUPS_TF32,
+        "line + lane % 16, i * 8 + lane / 16 * 4",
+        "line + lane % 8 + lane / 16 * 8, i * 8 + lane / 8 % 2 * 4",
+    ),
+    Mutation(
+        "warpgroups tf32: rows 8 apart swapped",
+        WARPGROUPS_TF32,
+        "line + lane / 4 + e % 2 * 8, i * 8 + lane % 4 + e / 2 * 4",
+        "line + lane / 4 + e / 2 * 8, i * 8 + lane % 4 + e % 2 * 4",
+    ),
+    Mutation(
+        "warpgroups tf32: patches cut off",
+        WARPGROUPS_TF32,
+        "fragments[i][e] = to_tf32(__uint_as_float(fragments[i][e]))",
+        "fragments[i][e] = fragments[i][e]",
+    ),
+    Mutation(
+        "warpgroups tf32: rows of the first warpgroup",
+        WARPGROUPS_TF32,
+        "line = threadIdx.x / 32 * 16;",
+        "line = threadIdx.x / 32 % 4 * 16;",
+    ),
+    Mutation(
+        "warpgroups tf32: one set of fragments",
+        WARPGROUPS_TF32,
+        "step(tile + 1, fragments[1])",
+        "step(tile + 1, fragments[0])",
+    ),
+    Mutation(
+        "warpgroups tf32: last odd tile lost", WARPGROUPS_TF32, "  if (tiles % 2) step(tiles - 1, fragments[0]);\n", ""
+    ),
+    Mutation(
+        "warpgroups tf32: ring not aligned",
+        WARPGROUPS_TF32,
+        "memory + (-shared_address(memory) & (ALIGNMENT - 1))",
+        "memory + 0 * shared_address(memory)",
+    ),
+    Mutation(
+        "warpgroups tf32: half of the depth",
+        WARPGROUPS_TF32,
+        "for (int i = 0; i < BK / 8; i++) wgmma",
+        "for (int i = 0; i < BK / 16; i++) wgmma",
+    ),
+    Mutation("warpgroups tf32: steps too far apart", WARPGROUPS_TF32, "b + i * 32, 16", "b + i * 64, 16"),
+    Mutation("warpgroups tf32: stride of 4 rows", WARPGROUPS_TF32, "16, 8 * 128)", "16, 4 * 128)"),
+    Mutation(
+        "warpgroups tf32: mbarriers not fenced",
+        WARPGROUPS_TF32,
+        "mbarrier_init(&full[slot], 1);\n    fence_proxy_async();",
+        "mbarrier_init(&full[slot], 1);",
+    ),
+    Mutation(
+        "warpgroups tf32: no barrier", WARPGROUPS_TF32, "    __syncthreads();              // so have", "    // so have"
+    ),
+    Mutation(
+        "warpgroups tf32: waits for one group too few",
+        WARPGROUPS_TF32,
+        "cp_async_wait<STAGES - 3>",
+        "cp_async_wait<STAGES - 2>",
+    ),
+    Mutation(
+        "warpgroups tf32: no wait for the TMA unit",
+        WARPGROUPS_TF32,
+        "    mbarrier_wait(&full[tile % STAGES], tile / STAGES % 2);\n",
+        "",
+    ),
+    Mutation("warpgroups tf32: always phase 0", WARPGROUPS_TF32, "tile / STAGES % 2);", "0);"),
+    Mutation(
+        "warpgroups tf32: slot still in use", WARPGROUPS_TF32, "copy(tile + STAGES - 2);", "copy(tile + STAGES - 1);"
+    ),
+    Mutation(
+        "warpgroups tf32: slot of products under way", WARPGROUPS_TF32, "wgmma_wait<1>(sums)", "wgmma_wait<2>(sums)"
+    ),
+    Mutation("warpgroups tf32: no wait in the loop", WARPGROUPS_TF32, "    wgmma_wait<1>(sums);", "    "),
+    Mutation("warpgroups tf32: no last wait", WARPGROUPS_TF32, "  wgmma_wait<0>(sums);\n", ""),
+    Mutation("warpgroups tf32: no fence of registers", WARPGROUPS_TF32, "    wgmma_fence();\n", ""),
+    Mutation("warpgroups tf32: no commit", WARPGROUPS_TF32, "    wgmma_commit();\n", ""),
+    Mutation(
+        "warpgroups tf32: no empty groups at the end",
+        WARPGROUPS_TF32,
+        "    cp_async_commit();",
+        "    if (tile < tiles) cp_async_commit();",
+    ),
+    Mutation(
+        "warpgroups tf32: a tile too few ahead",
+        WARPGROUPS_TF32,
+        "tile < STAGES - 2; tile++) copy",
+        "tile < STAGES - 3; tile++) copy",
+    ),
+    Mutation("warpgroups tf32: copies behind the end", WARPGROUPS_TF32, "if (tile < tiles) {", "if (tile <= tiles) {"),
+    Mutation(
+        "warpgroups tf32: filters of class 0",
+        WARPGROUPS_TF32,
+        "blockIdx.z * gridDim.y + blockIdx.y, gridDim.z * gridDim.y,",
+        "blockIdx.y, gridDim.z * gridDim.y,",
+    ),
+    Mutation(
+        "warpgroups tf32: gy of other filters",
+        WARPGROUPS_TF32,
+        "x, gy, blockIdx.y, gridDim.y,",
+        "x, gy, blockIdx.x, gridDim.y,",
+    ),
+    Mutation(
+        "warpgroups tf32: weight gradient not transposed",
+        WARPGROUPS_TF32,
+        "gridDim.y, pass.columns, bias",
+        "gridDim.y, 1, bias",
+    ),
     Mutation("ptx: descriptor without a swizzle", PTX, " | 1ull << 62;", ";"),
     Mutation(
         "ptx: lead and stride swapped",

@@ -9,11 +9,12 @@ from mutate import Mutation
 
 LEAKY, ELU, LOSSES, NORM = "leaky_relu.cu", "elu.cu", "losses.cu", "batch_norm.cu"
 POOL, UPSAMPLE, ADAM, RANDOM, BATCH = "max_pool.cu", "upsample.cu", "adam.cu", "random.cu", "batch.cu"
-GRAPH, SUMS, LAST = "graph.cu", "sums.cu", "last_block.cuh"
+GRAPH, SUMS, LAST, ELEMENTS = "graph.cu", "sums.cu", "last_block.cuh", "elementwise.cu"
 
 TESTS = {
     LEAKY: "test_elementwise.py",
     ELU: "test_elementwise.py",
+    ELEMENTS: "test_elementwise.py",
     LOSSES: "test_elementwise.py",
     NORM: "test_batch_norm.py",
     POOL: "test_pooling.py",
@@ -36,6 +37,25 @@ MUTATIONS = [
     Mutation("elu: an element too many", ELU, "if (i < n) y[i]", "if (i <= n) y[i]"),
     Mutation("elu gradient: alpha is 1", ELU, "(y[i] + alpha)", "(y[i] + 1)"),
     Mutation("elu gradient: last element lost", ELU, "if (i < n) gx[i]", "if (i < n - 1) gx[i]"),
+    Mutation("elements: sigmoid mirrored", ELEMENTS, "(x[i] < 0 ? e", "(x[i] > 0 ? e"),
+    Mutation("elements: e^x overflows", ELEMENTS, "exp(-fabs(x[i]))", "exp(x[i])"),
+    Mutation(
+        "elements: sigmoid of one too many",
+        ELEMENTS,
+        "if (i >= n) return;\n  const REAL e =",
+        "if (i > n) return;\n  const REAL e =",
+    ),
+    Mutation("elements: tanh's y not squared", ELEMENTS, "(1 - y[i] * y[i])", "(1 - y[i])"),
+    Mutation("elements: tanh's last element lost", ELEMENTS, "if (i < n) gx[i]", "if (i < n - 1) gx[i]"),
+    Mutation("elements: bias of the row", ELEMENTS, "bias[i % channels]", "bias[i / channels]"),
+    Mutation("elements: slope on the wrong side", ELEMENTS, "value > 0 ? value", "value < 0 ? value"),
+    Mutation(
+        "elements: bias, 0 times infinity",
+        ELEMENTS,
+        "slope == 0 && value == value ? static_cast<REAL>(0) : slope",
+        "slope",
+    ),
+    Mutation("elements: bias, NaN lost", ELEMENTS, "slope == 0 && value == value", "slope == 0"),
     # -- losses
     Mutation("logistic: e^z overflows", LOSSES, "log1p(exp(-fabs(z)))", "log1p(exp(-z)) + (z < 0 ? z : 0)"),
     Mutation("logistic: sign of the target", LOSSES, "positive - z * t", "positive + z * t"),
@@ -48,7 +68,7 @@ MUTATIONS = [
         "mean: blocks beyond 256 lost",
         LOSSES,
         "i < gridDim.x; i += THREADS",
-        "i < min(gridDim.x, THREADS); i += THREADS",
+        "i < min(gridDim.x, 256u); i += THREADS",
     ),
     Mutation("mean: always the array of targets", LOSSES, "t ? t[i] : target", "t[i]"),
     Mutation("mean: never the array of targets", LOSSES, "t ? t[i] : target", "target"),

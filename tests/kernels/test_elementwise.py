@@ -1,4 +1,4 @@
-"""leaky_relu.cu, elu.cu and losses.cu against float64."""
+"""leaky_relu.cu, elu.cu, elementwise.cu and losses.cu against float64."""
 
 from unittest import mock
 
@@ -8,10 +8,12 @@ from leaf_checks import DTYPES, SIZES, assert_within, check_counters, eps, fence
 
 import minigan as mg
 import minigan.functional as F
-from minigan.ops import losses
+from minigan.ops import losses, losses_cuda
 from minigan.ops.elu import elu_forward, elu_grad
 from minigan.ops.leaky_relu import scale_negative
 from minigan.ops.losses import logistic_loss
+from minigan.ops.matmul import add_bias
+from minigan.ops.sigmoid import sigmoid_forward, tanh_grad
 
 
 def numbers(size, dtype, seed=0, scale=1.0):
@@ -51,6 +53,48 @@ def test_elu_gradient(size, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", SIZES)
+def test_sigmoid(size, dtype):
+    """Relative to the result, also where it is tiny: e^x is off by as many roundings as x has in itself."""
+    x = numbers(size, dtype, scale=9)
+    y = run(lambda: sigmoid_forward("emulated", x))
+    exact = x.astype(np.float64)
+    expected = np.exp(-np.logaddexp(0, -exact))
+    assert_within(y, expected, (4 + np.abs(exact)) * eps(dtype) * expected)
+
+
+def test_sigmoid_of_extreme_numbers():
+    y = sigmoid_forward("emulated", np.array([1e30, -1e30, np.inf, -np.inf, np.nan, 0], np.float32))
+    np.testing.assert_array_equal(y, np.array([1, 0, 1, 0, np.nan, 0.5], np.float32))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", SIZES)
+def test_tanh_gradient(size, dtype):
+    y, gy = np.tanh(numbers(size, dtype)), numbers(size, dtype, 1)
+    gx = run(lambda: tanh_grad("emulated", y, gy))
+    assert_within(gx, gy * (1 - y.astype(np.float64) ** 2), 3 * eps(dtype) * np.abs(gy))
+
+
+@pytest.mark.parametrize("slope", [1.0, 0.25, 0.0])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(1, 1), (33, 1), (7, 19), (5, 257), (64, 64)])
+def test_add_bias(shape, dtype, slope):
+    product, bias = numbers(shape, dtype), numbers(shape[1], dtype, 1)
+    bias[0] = -product[0, 0]  # 0 is not positive
+    y = run(lambda: add_bias("emulated", fenced(product), bias, slope))
+    total = product + bias
+    np.testing.assert_array_equal(y, np.where(total > 0, total, total * total.dtype.type(slope)))
+
+
+def test_add_bias_of_infinities_and_nan():
+    y = np.array([[np.inf, -np.inf, np.nan]], np.float32)
+    bias = np.ones(3, np.float32)
+    for slope, expected in ((1.0, [np.inf, -np.inf, np.nan]), (0.0, [np.inf, 0, np.nan])):
+        np.testing.assert_array_equal(add_bias("emulated", y.copy(), bias, slope), np.array([expected], np.float32))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", SIZES)
 def test_logistic_loss(size, dtype):
     z, t = numbers(size, dtype, scale=8), np.abs(numbers(size, dtype, 1)) % 1
     y = run(lambda: logistic_loss("emulated", z, t))
@@ -71,7 +115,7 @@ def test_mean_losses(size, blocks, dtype):
     """The sums are double, so a float mean is off by the rounding of its terms and its own."""
     a, b = numbers(size, dtype, scale=3), np.abs(numbers(size, dtype, 1)) % 1
     exact, target = a.astype(np.float64), b.astype(np.float64)
-    with mock.patch.object(losses, "BLOCKS", blocks):
+    with mock.patch.object(losses_cuda, "BLOCKS", blocks):
         logistic = run(lambda: losses.mean_logistic("emulated", a, b))
         l1 = run(lambda: losses.mean_l1("emulated", a, b))
     terms = np.logaddexp(0, exact) - exact * target
@@ -111,6 +155,10 @@ def test_nan_stays():
     x = np.array([np.nan, 1, -1], np.float32)
     one = np.ones(3, np.float32)
     for result in (
+        sigmoid_forward("emulated", x),
+        tanh_grad("emulated", x, one),
+        tanh_grad("emulated", one / 2, x),
+        add_bias("emulated", x.copy()[None], one, 0.0)[0],
         scale_negative("emulated", x, x, 0.2),
         elu_forward("emulated", x, 1.0),
         logistic_loss("emulated", x, one),
@@ -134,7 +182,7 @@ def test_ops_take_any_layout(layout):
     for shape in ((7, 19), (), (0, 3)):
         a = np.asarray(rng.standard_normal(shape))
         t, gy = np.abs(np.asarray(rng.standard_normal(shape))) % 1, np.asarray(rng.standard_normal(shape))
-        for function in (F.leaky_relu, F.elu):
+        for function in (F.leaky_relu, F.elu, F.tanh, F.sigmoid):
             found = []
             for device, change in (("cpu", np.asarray), ("emulated", layout if shape else np.asarray)):
                 x = mg.tensor(change(a), requires_grad=True, device=device)

@@ -72,6 +72,8 @@ def test_the_main_loop_of_stored_text():
         # 64 x 128 x 16 products by four warps, 2048 a cycle; (64 + 128) x 16 x 2 bytes.
         ("90a", "HGMMA.64x128x16.F32.BF16 R24, gdesc[UR20].tnspB, R24, gsb0", 64, 48),
         ("90a", "HGMMA.64x64x8.F32.TF32 R24, gdesc[UR20], R24", 32, 32),
+        # A from registers: 256 x 8 x 4 bytes
+        ("90a", "HGMMA.64x256x8.F32.TF32 R24, R152, gdesc[UR8], R24", 128, 64),
         # 32 lanes, a quarter of 64 or 128 a cycle
         ("80", "FFMA R4, R8, R12, R4", 2, 0),
         ("90a", "FFMA R4, R8, R12, R4", 1, 0),
@@ -80,6 +82,12 @@ def test_the_main_loop_of_stored_text():
 def test_cycles_of_multiplications(arch, instruction, multiply, shared):
     pipes = sass.cost([instruction], arch).pipes
     assert (pipes["multiply"], pipes["shared"]) == (multiply, shared)
+
+
+def test_a_way_back_from_behind_the_end_is_no_loop():
+    instructions = [".L_1:", "HGMMA", "BRA `(.L_2)", ".L_3:", "BRA `(.L_1)", "HGMMA", "EXIT", ".L_2:", "BRA `(.L_3)"]
+    assert sass.main_loop(instructions) == ["HGMMA", "BRA `(.L_2)", "BRA `(.L_1)"]
+    assert sass.main_loop(instructions[3:4] + instructions[5:]) is None
 
 
 def test_an_unknown_multiplication_is_an_error():
