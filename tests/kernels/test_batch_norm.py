@@ -305,9 +305,9 @@ def test_memory_that_is_not_aligned(monkeypatch):
         moved = [np.empty(a.size + shift, np.float32)[shift:].reshape(a.shape) for a in (x, gy)]
         for a, values in zip(moved, (x, gy), strict=True):
             a[...] = values
-        tensors = [mg.tensor(a, requires_grad=True, device="emulated") for a in (moved[0], gamma, beta)]
+        tensors = [mg.tensor(a, requires_grad=True, device="emulated", copy=False) for a in (moved[0], gamma, beta)]
         y = F.batch_norm(*tensors)
-        vectors.append(launched(monkeypatch, lambda y=y, gy=moved[1]: y.backward(mg.tensor(gy, device="emulated"))))
+        vectors.append(launched(monkeypatch, lambda y=y, gy=moved[1]: y.backward(gy)))
         found.append([t.numpy() for t in (y, *(t.grad for t in tensors))])
     assert {vector for _, vector in vectors[0]} == {4}
     assert {vector for _, vector in vectors[1]} == {1}
@@ -372,7 +372,7 @@ def test_op_takes_any_layout(layout):
     x, gamma, beta, gy = inputs((2, 5, 7, 33), "float64")
     found = []
     for device, change in (("cpu", np.asarray), ("emulated", layout)):
-        tensors = [mg.tensor(change(a), requires_grad=True, device=device) for a in (x, gamma, beta)]
+        tensors = [mg.tensor(change(a), requires_grad=True, device=device, copy=False) for a in (x, gamma, beta)]
         running = [mg.tensor(a.copy(), device=device) for a in (gamma, np.abs(beta))]
         y = F.batch_norm(*tensors, *running, momentum=0.9)
         y.backward(change(gy))
