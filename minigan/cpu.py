@@ -142,8 +142,10 @@ if hasattr(os, "register_at_fork"):
 
 def parallel(kernel: Callable[..., None], count: int, *arguments: Any, grain: int = 1) -> None:
     """Runs kernel(start, stop, *arguments) over 0 ... count - 1 on all threads; no share is smaller than `grain`."""
-    shares = max(1, min(thread_count(), count // grain))
-    if shares == 1:
+    shares = count // grain
+    if shares > 1:
+        shares = min(shares, thread_count())
+    if shares <= 1:
         kernel(0, count, *arguments)
         return
     edges = [count * i // shares for i in range(shares + 1)]
