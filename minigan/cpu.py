@@ -174,6 +174,7 @@ def parallel_each(work: Callable[[Any], None], items: Sequence[Any], operations:
 class _Scratch(threading.local):
     def __init__(self) -> None:
         self.buffers: dict[str, np.ndarray] = {}
+        self.views: dict[tuple[str, tuple[int, ...], np.dtype], np.ndarray] = {}
 
 
 _scratch = _Scratch()
@@ -185,11 +186,16 @@ def scratch(shape: tuple[int, ...], dtype: np.dtype, name: str = "") -> np.ndarr
     Fresh memory of this size would come page by page from the operating system each time, which costs as much as
     filling it.
     """
-    size = math.prod(shape) * dtype.itemsize
-    buffer = _scratch.buffers.get(name)
-    if buffer is None or buffer.size < size:
-        buffer = _scratch.buffers[name] = np.empty(size, np.uint8)
-    return buffer[:size].view(dtype).reshape(shape)
+    view = _scratch.views.get((name, shape, dtype))
+    if view is None:
+        size = math.prod(shape) * dtype.itemsize
+        buffer = _scratch.buffers.get(name)
+        if buffer is None or buffer.size < size:
+            buffer = _scratch.buffers[name] = np.empty(size, np.uint8)
+            # Views of the smaller buffer would keep it alive.
+            _scratch.views = {key: kept for key, kept in _scratch.views.items() if key[0] != name}
+        view = _scratch.views[name, shape, dtype] = buffer[:size].view(dtype).reshape(shape)
+    return view
 
 
 def keep_memory() -> None:
