@@ -126,7 +126,9 @@ Copies = tuple[Rounded | None, Rounded | None]  # of a pass's two operands; None
 
 def shared_copies(x: Tensor, weight: Tensor) -> Copies:
     """Of a layer's input and weight: the weight's gradient multiplies by x again, and that of x by the weight."""
-    return Rounded() if weight.requires_grad else None, Rounded() if x.requires_grad else None
+    # What is no tensor is refused by the op.
+    x_grad, weight_grad = (isinstance(t, Tensor) and t.requires_grad for t in (x, weight))
+    return Rounded() if weight_grad else None, Rounded() if x_grad else None
 
 
 @dataclass(frozen=True)

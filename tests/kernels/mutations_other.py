@@ -161,6 +161,7 @@ MUTATIONS = [
         "      if (first + i >= part.count) break;",
         "      if (first + i > part.count) break;",
     ),
+    Mutation("normalize: beta of the first group", NORM, "beta_of_group ? part.s : part.c", "part.c"),
     Mutation("given: no epsilon", NORM, "sqrt(variance[c] + epsilon)", "sqrt(variance[c])"),
     Mutation("given: gamma forgotten", NORM, "gamma[c] * (1 / sqrt", "(1 / sqrt"),
     Mutation("gradients: LeakyReLU forgotten", NORM, "leaky && !(apply(a, x) > 0) ?", "false ?"),

@@ -273,6 +273,25 @@ def test_groups_are_batches_of_their_own(device, shape, dtype, slope):
         assert_within(total, parts.sum(0), 2 * eps(dtype) * np.abs(parts).sum(0))
 
 
+@pytest.mark.parametrize("beta_of_group", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("device", ["cpu", "emulated"])
+def test_normalize_groups(device, dtype, beta_of_group):
+    """Each group by its own statistics, and also by its own shift; the bits are those of one group by itself."""
+    x, _, beta, _ = inputs((6, 5, 36), dtype)
+    average, scale = np.random.default_rng(1).uniform(0.5, 2, (2, 3, 36))
+    betas = np.stack([beta, 2 * beta, -beta]) if beta_of_group else np.stack([beta] * 3)
+
+    def whole():
+        return normalize(device, x, average, scale, betas if beta_of_group else beta, 0.2)
+
+    def parts():
+        each = zip(np.split(x, 3), np.split(average, 3), np.split(scale, 3), betas, strict=True)
+        return np.concatenate([normalize(device, *one, 0.2) for one in each])
+
+    np.testing.assert_array_equal(run(whole), run(parts))
+
+
 @pytest.mark.parametrize("device", ["cpu", "emulated"])
 def test_groups_of_unequal_size_are_refused(device):
     x, gamma, beta, _ = inputs((7, 3), "float32")
@@ -392,7 +411,7 @@ def test_op_takes_any_layout(layout):
     x, gamma, beta, gy = inputs((2, 5, 7, 33), "float64")
     found = []
     for device, change in (("cpu", np.asarray), ("emulated", layout)):
-        tensors = [mg.tensor(change(a), requires_grad=True, device=device) for a in (x, gamma, beta)]
+        tensors = [mg.tensor(change(a), requires_grad=True, device=device, copy=False) for a in (x, gamma, beta)]
         running = [mg.tensor(a.copy(), device=device) for a in (gamma, np.abs(beta))]
         y = F.batch_norm(*tensors, *running, momentum=0.9)
         y.backward(change(gy))
