@@ -6,7 +6,7 @@ is `input_grad` under another name (Dumoulin and Visin, "A guide to convolution 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,7 @@ class Conv2d(Op):
     geometry: Geometry
     slope: float = 1.0
     copies: Copies = (None, None)
+    of_gradient: Rounded = field(default_factory=Rounded)  # the output's, where batch norm has made it
 
     saved_inputs = (0, 1)
     keeps_output = True
@@ -66,7 +67,7 @@ class Conv2d(Op):
         if self.out is not None:
             gy = ScaleNegative(self.slope)(Tensor(self.out, device=self.device), gy)
         x, w, *_ = self.inputs
-        (of_x, of_w), of_gy = self.copies, Rounded()
+        (of_x, of_w), of_gy = self.copies, self.of_gradient.take(gy.data)
         return (
             Conv2dInputGrad(self.geometry, 1.0, (of_gy, of_w))(gy, w) if self.needed[0] else None,
             *_parameter_gradients(self, Conv2dWeightGrad(self.geometry, (of_x, of_gy)), x, gy, "gy"),
@@ -103,6 +104,7 @@ class Conv2dInputGrad(Op):
     geometry: Geometry
     slope: float = 1.0
     copies: Copies = (None, None)
+    of_gradient: Rounded = field(default_factory=Rounded)  # the output's, where batch norm has made it
 
     saved_inputs = (0, 1)
     keeps_output = True
@@ -116,7 +118,7 @@ class Conv2dInputGrad(Op):
         if self.out is not None:
             gx = ScaleNegative(self.slope)(Tensor(self.out, device=self.device), gx)
         y, w, *_ = self.inputs
-        (of_y, of_w), of_gx = self.copies, Rounded()
+        (of_y, of_w), of_gx = self.copies, self.of_gradient.take(gx.data)
         return (
             Conv2d(self.geometry, 1.0, (of_gx, of_w))(gx, w) if self.needed[0] else None,
             *_parameter_gradients(self, Conv2dWeightGrad(self.geometry, (of_gx, of_y)), gx, y, "x"),

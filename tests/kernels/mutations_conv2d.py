@@ -36,7 +36,7 @@ CONCERNED = {
     TILE: (3, 4, 5, 6, 7),
     RING: (5, 6, 7),
     PASSES: (3, 5),
-    SLICES: (3, 7),
+    SLICES: (3, 7, 11),
     LINES: (3, 4, 6),
     LAST: (3,),
     WARPGROUPS: (9, 10),
@@ -705,6 +705,19 @@ MUTATIONS = [
         "gridDim.y, pass.pitch, bias",
         "gridDim.y, 1, bias",
     ),
+    Mutation(
+        "warpgroups tf32: tiles of slices not transposed",
+        SLICES,
+        "TILE_ROWS = BN, TILE_COLUMNS = BM;",
+        "TILE_ROWS = BM, TILE_COLUMNS = BN;",
+    ),
+    Mutation(
+        "warpgroups tf32: tiles of slices by rows",
+        SLICES,
+        "tile_row() { return blockIdx.y; }",
+        "tile_row() { return blockIdx.x; }",
+    ),
+    Mutation("warpgroups tf32: sums of all tiles in one", WARPGROUPS_TF32, "return origin + row; }", "return row; }"),
     Mutation("ptx: descriptor without a swizzle", PTX, " | 1ull << 62;", ";"),
     Mutation(
         "ptx: lead and stride swapped",

@@ -219,6 +219,7 @@ SIZES = [
     problem((1, 2, 2, 4), (4, 5, 5, 4), 3, "same"),  # image smaller than the stride: classes without pixels
     problem((5, 6, 6, 1), (7, 4, 4, 1), 1, "valid"),
     problem((1, 4, 4, 16), (3, 3, 3, 16), 1, ((4, 0), (0, 5))),  # more padding than kernel
+    problem((2, 9, 15, 68), (132, 1, 2, 68), 1, "same"),  # a weight gradient of several of the largest tiles, in slices
     problem((2, 9, 11, 13), (21, 5, 4, 13), (2, 1), "same"),  # channels that 16-bit operands pad, both by 3
 ]
 
