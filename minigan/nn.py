@@ -104,8 +104,9 @@ class Module:
 
     def requires_grad_(self, requires_grad: bool = True) -> "Module":
         """Freezes (False) or releases the parameters: frozen ones get no gradient, and it is not computed."""
-        for t in self.parameters():
-            t.requires_grad = requires_grad
+        for _, t in self.named_tensors():
+            if isinstance(t, Parameter):
+                t.requires_grad = requires_grad
         return self
 
     def __repr__(self) -> str:

@@ -17,10 +17,9 @@ from minigan.tensor import Fused, Tensor
 
 Samples = Iterator[tuple[tuple[np.ndarray, ...], dict[str, Any]]]
 
-# statistics(device, x, gamma, epsilon, groups, running_mean, running_var,
-# momentum): of each group and channel, (groups, C), the mean, the
-# biased variance, 1 / sqrt(variance + epsilon), and gamma times that; running statistics are updated along. Whatever
-# takes a slope has a LeakyReLU of that slope behind it: 1 is none.
+# statistics(device, x, gamma, epsilon, groups, running_mean, running_var, momentum): of each group and channel,
+# (groups, C), the mean, the biased variance, 1 / sqrt(variance + epsilon), and gamma times that; running statistics
+# are updated along. Whatever takes a slope has a LeakyReLU of that slope behind it: 1 is none.
 statistics = dispatch(cpu=batch_norm_cpu.statistics, cuda=batch_norm_cuda.statistics)
 normalize = dispatch(cpu=batch_norm_cpu.normalize, cuda=batch_norm_cuda.normalize)
 normalize_given = dispatch(cpu=batch_norm_cpu.normalize_given, cuda=batch_norm_cuda.normalize_given)
@@ -55,7 +54,10 @@ class BatchNorm(Fused):
     def gradients(self, gy: Array) -> tuple[Array | None, ...]:
         x, gamma, beta, *given = (t.data for t in self.inputs)
         known = given_statistics(given[0], given[1], self.epsilon) if given else (self.average, self.inverse)
-        gx, *sums, totals = batch_norm_gradients(self.device, x, gamma, *known, gy, beta, self.slope, bool(given))
+        # The convolution before this op multiplies by gx, unless other ranks have a say in it.
+        rounded = None if self.synchronised else getattr(self.inputs[0].op, "of_gradient", None)
+        settings = self.slope, bool(given), rounded
+        gx, *sums, totals = batch_norm_gradients(self.device, x, gamma, *known, gy, beta, *settings)
         if given:
             return gx, *sums, *given_gradients(gamma, known[1], totals)
         if self.synchronised:
