@@ -30,6 +30,8 @@ constexpr int TILES_M = WARP_M / 16, TILES_N = WARP_N / 8;  // blocks of 16 x 8 
 static_assert(WARP_M % 16 == 0 && BN % WARP_N == 0, "warps share the tile evenly, in whole blocks");
 static_assert(BK % 8 == 0 && STAGES >= 2, "mma.sync takes 8 steps of the depth; one tile at least is on its way");
 
+#include "line_sums.cuh"
+
 // The fragments of A: TILES_M blocks of 16 lines from `line` on, 8 steps from `step` on, rounded to TF32.
 template <class A>
 __device__ __forceinline__ void read_a(unsigned (&fragments)[TILES_M][4], const float* tile, int line, int step) {
@@ -78,6 +80,7 @@ __device__ __forceinline__ void product(const Pass& pass, const float* a, const 
   const Copier<A, BM, BK, VECTOR_A, THREADS> copier_a(pass.a, row0);
   const Copier<B, BN, BK, VECTOR_B, THREADS> copier_b(pass.b, column0);
   float sums[TILES_M][TILES_N][4] = {};
+  LineSums<Pass> line_sums(pass);
   auto multiply = [&](const float* a_tile, const float* b_tile) {
 #pragma unroll
     for (int step = 0; step < BK; step += 8) {
@@ -89,8 +92,11 @@ __device__ __forceinline__ void product(const Pass& pass, const float* a, const 
 #pragma unroll
         for (int j = 0; j < TILES_N; j++) mma_m16n8k8_tf32(sums[i][j], a_fragments[i], b_fragments[j]);
     }
+    line_sums.add([&](int line, int step) { return a_tile[Layout<A, BM, BK>::at(line, step)]; },
+                  [&](int line, int step) { return b_tile[Layout<B, BN, BK>::at(line, step)]; });
   };
   for_each_tile<STAGES, BK>(ring, copier_a, copier_b, a, b, pass.begin, pass.end, multiply);
+  line_sums.store(pass);
 #pragma unroll
   for (int i = 0; i < TILES_M; i++)
 #pragma unroll

@@ -235,6 +235,8 @@ struct InputGrad : Epilogue {
 struct WeightGrad {
   int rows, columns, begin, end;
   int origin, pitch;  // of the array that is written: the output, unless into_tiles says otherwise
+  int summed = 0;     // line_sums.cuh: what is summed for a bias besides, and where to
+  REAL* line_sums = nullptr;
   OutputGrads a;
   TapsByPixels b;
 
