@@ -61,8 +61,8 @@ __device__ __forceinline__ void product(const Pass& pass, const float* a, const 
   using B = decltype(pass.b);
   DYN_SHARED(float, ring);
   const int row0 = blockIdx.x * BM, column0 = blockIdx.y * BN, tx = threadIdx.x % TX, ty = threadIdx.x / TX;
-  const Copier<A, BM, BK, VECTOR_A, THREADS> copier_a(pass.a, row0);
-  const Copier<B, BN, BK, VECTOR_B, THREADS> copier_b(pass.b, column0);
+  Copier<A, BM, BK, VECTOR_A, THREADS> copier_a(pass.a, row0, pass.begin);
+  Copier<B, BN, BK, VECTOR_B, THREADS> copier_b(pass.b, column0, pass.begin);
   float sums[TM][TN] = {};
   auto multiply = [&](const float* a_tile, const float* b_tile) {
 #pragma unroll

@@ -52,7 +52,7 @@ struct Divider {
   }
 };
 
-// Where a pixel or a tap lies that is beyond the last one: outside of every image, also when the two are added.
+// Where the patch of a line lies that is beyond the last one: outside of every image, with every tap.
 constexpr int NOWHERE = -(1 << 29);
 
 struct Pixel {
@@ -60,7 +60,7 @@ struct Pixel {
 };
 
 struct Tap {
-  int h, w, channel;  // relative to the beginning of the patch
+  int row, column, channel;  // of the patch
 };
 
 // The matrix of patches: a row for each pixel, a column for each tap and channel. Never in memory, only indexed.
@@ -79,26 +79,44 @@ struct Patches {
         step_w(step_w), first_h(first_h), first_w(first_w), taps_h(taps_h), taps_w(taps_w), direction(direction),
         by_pixel_row(pixels_w), by_image(pixels_h * pixels_w), by_channels(channels), by_tap_row(taps_w * channels) {}
 
-  __device__ __forceinline__ Pixel pixel(int i, int end) const {
-    if (i >= end) return {0, NOWHERE, NOWHERE};
+  __device__ __forceinline__ Pixel pixel(int i) const {
     const int n = by_image.quotient(i), rest = i - n * pixels_h * pixels_w;
     const int row = by_pixel_row.quotient(rest), column = rest - row * pixels_w;
     return {n * height * width, first_h + step_h * row, first_w + step_w * column};
   }
 
-  __device__ __forceinline__ Tap tap(int i, int end) const {
-    if (i >= end) return {NOWHERE, NOWHERE, 0};
+  __device__ __forceinline__ Tap tap(int i) const {
     const int row = by_tap_row.quotient(i), rest = i - row * taps_w * channels;
     const int column = by_channels.quotient(rest);
-    return {direction * row, direction * column, rest - column * channels};
+    return {row, column, rest - column * channels};
   }
 
-  // The element's index in the array; negative for a zero.
-  __device__ __forceinline__ int at(Pixel pixel, Tap tap) const {
-    const int h = pixel.h + tap.h, w = pixel.w + tap.w;
-    const bool inside = static_cast<unsigned>(h) < static_cast<unsigned>(height) &&
-                        static_cast<unsigned>(w) < static_cast<unsigned>(width);
-    return inside ? (pixel.image + h * width + w) * channels + tap.channel : -1;
+  // From pixel i to pixel i + n, and from tap i to tap i + n, where by = pixel(n) or tap(n): additions with carries,
+  // which are cheaper than to decode i + n.
+  __device__ __forceinline__ void advance(Pixel& pixel, const Pixel& by) const {
+    pixel.w += by.w - first_w, pixel.h += by.h - first_h, pixel.image += by.image;
+    if (pixel.w >= first_w + step_w * pixels_w) pixel.w -= step_w * pixels_w, pixel.h += step_h;
+    if (pixel.h >= first_h + step_h * pixels_h) pixel.h -= step_h * pixels_h, pixel.image += height * width;
+  }
+
+  __device__ __forceinline__ void advance(Tap& tap, const Tap& by) const {
+    tap.channel += by.channel, tap.column += by.column, tap.row += by.row;
+    if (tap.channel >= channels) tap.channel -= channels, tap.column++;
+    if (tap.column >= taps_w) tap.column -= taps_w, tap.row++;
+  }
+
+  // The index in the array of a patch's first element, and how far a tap lies from there; the sum is the element's.
+  __device__ __forceinline__ int begin(Pixel pixel) const {
+    return (pixel.image + pixel.h * width + pixel.w) * channels;
+  }
+  __device__ __forceinline__ int offset(Tap tap) const {
+    return direction * (tap.row * width + tap.column) * channels + tap.channel;
+  }
+
+  // Whether tap (row, column) of the patch that begins at (h, w) is inside of the image.
+  __device__ __forceinline__ bool inside(int h, int w, int row, int column) const {
+    return static_cast<unsigned>(h + direction * row) < static_cast<unsigned>(height) &&
+           static_cast<unsigned>(w + direction * column) < static_cast<unsigned>(width);
   }
 };
 
@@ -108,30 +126,55 @@ __device__ __forceinline__ Patches input_patches(const Conv& g) {
 }
 
 // ---- operands -------------------------------------------------------------------------------------------------------
-// An operand is a matrix of `lines` (rows of A, columns of B) by depth. A thread decodes a line and a step of the depth
-// once each, and at(line, step) is then cheap: the index in the array, or negative for a zero. along_depth: neighbours
-// in the array are neighbours in depth; else they are neighbouring lines.
+// An operand is a matrix of `lines` (rows of A, columns of B) by depth. What belongs to a line is decoded once, and so is
+// a step of the depth, from which advance(step, step(n)) goes n steps on. index(line, step) in the array is then cheap;
+// where inside(line, step) is false, there is a zero instead. along_depth: neighbours in the array are neighbours in
+// depth; else they are neighbouring lines.
 
 struct PixelsByTaps {
-  using Line = Pixel;
+  struct Line {
+    int h, w, begin;
+  };
   using Step = Tap;
   static constexpr bool along_depth = true;
   Patches patches;
   int lines;
-  __device__ __forceinline__ Line line(int i) const { return patches.pixel(i, lines); }
-  __device__ __forceinline__ Step step(int d, int end) const { return patches.tap(d, end); }
-  __device__ __forceinline__ int at(Line line, Step step) const { return patches.at(line, step); }
+  __device__ __forceinline__ Line line(int i) const {
+    if (i >= lines) return {NOWHERE, NOWHERE, 0};
+    const Pixel pixel = patches.pixel(i);
+    return {pixel.h, pixel.w, patches.begin(pixel)};
+  }
+  __device__ __forceinline__ Step step(int d) const { return patches.tap(d); }
+  __device__ __forceinline__ void advance(Step& step, const Step& by) const { patches.advance(step, by); }
+  __device__ __forceinline__ bool inside(const Line& line, const Step& step) const {
+    return patches.inside(line.h, line.w, step.row, step.column);
+  }
+  __device__ __forceinline__ int index(const Line& line, const Step& step) const {
+    return line.begin + patches.offset(step);
+  }
 };
 
 struct TapsByPixels {
-  using Line = Tap;
+  struct Line {
+    int row, column, offset;
+  };
   using Step = Pixel;
   static constexpr bool along_depth = false;
   Patches patches;
   int lines;
-  __device__ __forceinline__ Line line(int i) const { return patches.tap(i, lines); }
-  __device__ __forceinline__ Step step(int d, int end) const { return patches.pixel(d, end); }
-  __device__ __forceinline__ int at(Line line, Step step) const { return patches.at(step, line); }
+  __device__ __forceinline__ Line line(int i) const {
+    if (i >= lines) return {NOWHERE, NOWHERE, 0};
+    const Tap tap = patches.tap(i);
+    return {tap.row, tap.column, patches.offset(tap)};
+  }
+  __device__ __forceinline__ Step step(int d) const { return patches.pixel(d); }
+  __device__ __forceinline__ void advance(Step& step, const Step& by) const { patches.advance(step, by); }
+  __device__ __forceinline__ bool inside(const Line& line, const Step& step) const {
+    return patches.inside(step.h, step.w, line.row, line.column);
+  }
+  __device__ __forceinline__ int index(const Line& line, const Step& step) const {
+    return patches.begin(step) + line.offset;
+  }
 };
 
 // w of the forward pass: (K, R S C) as it lies in memory.
@@ -141,8 +184,10 @@ struct Filters {
   static constexpr bool along_depth = true;
   int lines, pitch;
   __device__ __forceinline__ Line line(int i) const { return i < lines ? i * pitch : -1; }
-  __device__ __forceinline__ Step step(int d, int end) const { return d < end ? d : -1; }
-  __device__ __forceinline__ int at(Line line, Step step) const { return (line | step) < 0 ? -1 : line + step; }
+  __device__ __forceinline__ Step step(int d) const { return d; }
+  __device__ __forceinline__ void advance(Step& step, Step by) const { step += by; }
+  __device__ __forceinline__ bool inside(Line line, Step) const { return line >= 0; }
+  __device__ __forceinline__ int index(Line line, Step step) const { return line + step; }
 };
 
 // gy of the weight gradient: (N P Q, K), so its lines k are neighbours in memory.
@@ -152,25 +197,35 @@ struct OutputGrads {
   static constexpr bool along_depth = false;
   int lines;
   __device__ __forceinline__ Line line(int i) const { return i < lines ? i : -1; }
-  __device__ __forceinline__ Step step(int d, int end) const { return d < end ? d * lines : -1; }
-  __device__ __forceinline__ int at(Line line, Step step) const { return (line | step) < 0 ? -1 : line + step; }
+  __device__ __forceinline__ Step step(int d) const { return d * lines; }
+  __device__ __forceinline__ void advance(Step& step, Step by) const { step += by; }
+  __device__ __forceinline__ bool inside(Line line, Step) const { return line >= 0; }
+  __device__ __forceinline__ int index(Line line, Step step) const { return line + step; }
 };
 
 // w of the input gradient: lines c, depth (r', s', k), where taps r' and s' count those of a parity class.
 struct ClassFilters {
   using Line = int;
-  using Step = int;
+  using Step = Tap;
   static constexpr bool along_depth = false;
   Patches patches;  // decodes the depth as it does for gy
   int lines, r, s, first_r, first_s, stride_h, stride_w;
   __device__ __forceinline__ Line line(int i) const { return i < lines ? i : -1; }
-  __device__ __forceinline__ Step step(int d, int end) const {
-    if (d >= end) return -1;
-    const Tap tap = patches.tap(d, end);
-    return ((tap.channel * r + first_r - tap.h * stride_h) * s + first_s - tap.w * stride_w) * lines;  // tap.h = -r'
+  __device__ __forceinline__ Step step(int d) const { return patches.tap(d); }
+  __device__ __forceinline__ void advance(Step& step, const Step& by) const { patches.advance(step, by); }
+  __device__ __forceinline__ bool inside(Line line, const Step&) const { return line >= 0; }
+  __device__ __forceinline__ int index(Line line, const Step& step) const {
+    return ((step.channel * r + first_r + step.row * stride_h) * s + first_s + step.column * stride_w) * lines + line;
   }
-  __device__ __forceinline__ int at(Line line, Step step) const { return (line | step) < 0 ? -1 : line + step; }
 };
+
+// The index of the element of step d, or negative for a zero, where nothing is decoded beforehand.
+template <class Operand>
+__device__ __forceinline__ int element(const Operand& operand, const typename Operand::Line& line, int d, int end) {
+  if (d >= end) return -1;
+  const auto step = operand.step(d);
+  return operand.inside(line, step) ? operand.index(line, step) : -1;
+}
 
 // ---- the three passes -----------------------------------------------------------------------------------------------
 // Y[row][column] = sum of A[row][d] B[column][d] over begin <= d < end. Row `row` of Y begins at output(row) of the

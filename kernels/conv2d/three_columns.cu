@@ -50,7 +50,7 @@ __device__ __forceinline__ void product(const Pass& pass, const float* a, const 
     for (int i = threadIdx.x; i < taps * COLUMNS * CHANNELS; i += THREADS) {
       const int c = c0 + i % CHANNELS, column = i / CHANNELS % COLUMNS, tap = i / CHANNELS / COLUMNS;
       const int d = c < of.channels ? tap * of.channels + c : pass.end;
-      const int index = pass.b.at(pass.b.line(column), pass.b.step(d, pass.end));
+      const int index = element(pass.b, pass.b.line(column), d, pass.end);
       filters[i] = index < 0 ? 0 : b[index];
     }
     __syncthreads();  // the tiles are complete

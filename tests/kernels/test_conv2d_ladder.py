@@ -403,6 +403,27 @@ def test_against_unrounded_inputs(rung, name):
     assert np.sqrt(np.mean(error**2)) > 0.1 * unit  # and it is this precision, not a better one
 
 
+@pytest.mark.parametrize("tile", [0, 1])
+def test_what_is_rounded_to_tf32(tile):
+    """Ties, carries into the next power of two, the largest numbers, infinities, and every kind of NaN: one by one."""
+    bits = [0x3F801000, 0x3F800FFF, 0x3F803000, 0x3FFFF000, 0x3FFFFFFF, 0x00801000, 0x7F7FEFFF, 0x7F7FFFFF, 0x7F800000]
+    bits += [0x7F800001, 0x7FC00000, 0x7FFFE000, 0x7FFFFFFF, 0, 0x3F800001]
+    given = np.array([*bits, *(b | 0x80000000 for b in bits)], np.uint32).view(np.float32)
+    with np.errstate(invalid="ignore", over="ignore"):  # signalling NaNs; the largest number becomes infinity
+        expected = round_to_tf32(given).astype(np.float32)
+    g = problem((1, 1, given.size, 4), (4, 1, 1, 4), 1, 0)
+    x, w, _ = random_inputs(PASSES["forward"], g)
+    x[...], w[...] = 0, 0
+    x[0, 0, :, 0], w[:, 0, 0, 0] = given, 1
+    for what, arrays in (("forward", [x, w]), ("input_grad", [x, w.transpose(3, 1, 2, 0).copy()])):
+        result = run(PASSES[what], g, arrays, rung=6, tile=tile)
+        np.testing.assert_array_equal(result[0, 0, :, 0], expected)
+    # Filters, and both operands of a weight gradient, go through the same function, but other reads.
+    w[...], x[...] = 0, 0
+    w[:, 0, 0, 0], x[..., 0] = given[:4], 1
+    np.testing.assert_array_equal(run(PASSES["forward"], g, [x, w], rung=6, tile=tile)[0, 0, 0], expected[:4])
+
+
 @passes
 @pytest.mark.parametrize("rung", [7, 8, 9, 10])
 def test_operands_that_16_bits_cannot_hold(rung, name):
