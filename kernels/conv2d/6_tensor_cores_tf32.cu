@@ -78,11 +78,12 @@ __device__ __forceinline__ void read_groups(unsigned (&values)[GROUPS][2], const
 }
 
 template <class Pass>
-__device__ __forceinline__ void product(const Pass& pass, const float* a, const float* b, const float* bias, float* y) {
-  using A = decltype(pass.a);
-  using B = decltype(pass.b);
+__device__ __forceinline__ void product(const Pass& whole, const float* a, const float* b, const float* bias, float* y) {
+  using A = decltype(whole.a);
+  using B = decltype(whole.b);
   DYN_SHARED(float, ring);
   const int row0 = blockIdx.x * BM, column0 = blockIdx.y * BN, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const Pass pass = without_padding(whole, row0, BM);
   const int warp_row = warp % WARPS_M * WARP_M;
   const int warp_column = warp / WARPS_M * WARP_N;  // where the warp's part of the tile begins
   Copier<A, BM, BK, VECTOR_A, THREADS> copier_a(pass.a, row0, pass.begin);

@@ -76,13 +76,15 @@ template <class Operand, int LINES, int VECTOR, bool = gathered<Operand>>
 struct Source {
   Copier<Operand, LINES, BK, VECTOR, THREADS, HALF, Swizzled<Operand, LINES>> copier;
   const HALF* array;
-  int end;
+  int depth;
 
   __device__ __forceinline__ Source(const Operand& operand, const HALF* array, int number, int, int begin, int end)
-      : copier(operand, number * LINES, begin), array(array), end(end) {}
+      : copier(operand, number * LINES, begin), array(array), depth(end - begin) {}
 
   // The tiles come in order.
-  __device__ __forceinline__ void copy(HALF* slot, int, unsigned long long*) { copier.copy(slot, array, end); }
+  __device__ __forceinline__ void copy(HALF* slot, int tile, unsigned long long*) {
+    copier.copy(slot, array, depth - tile * BK);
+  }
 };
 
 // Or by the TMA unit, out of an array of whole tiles, `count` of them for each depth (Packing).

@@ -17,10 +17,10 @@ struct Copier {
   __device__ __forceinline__ Copier(const Operand& operand, int first_line, int begin)
       : loader(operand, first_line, begin) {}
 
-  // The next tile along the depth.
-  __device__ __forceinline__ void copy(T* tile, const T* from, int end) {
+  // The next tile along the depth, of which `left` steps are before the end.
+  __device__ __forceinline__ void copy(T* tile, const T* from, int left) {
     T* const first = tile + Tile::at(loader.first.line, loader.first.step);
-    loader.next(end, [&](int i, int index, bool inside) {
+    loader.next(left, [&](int i, int index, bool inside) {
       const Place below = loader.below(i);
       T* const to = first + Tile::at(below.line, below.step);
       if (BYTES == 16) cp_async16(to, from + index, inside);
@@ -39,8 +39,9 @@ __device__ __forceinline__ void for_each_tile(T* ring, CopierA& copier_a, Copier
   const int tiles = end > begin ? ceil_div(end - begin, DEPTH) : 0;
   auto copy = [&](int tile, int slot) {
     if (tile < tiles) {
-      copier_a.copy(ring + slot * SLOT_SIZE, a, end);
-      copier_b.copy(ring + slot * SLOT_SIZE + A_SIZE, b, end);
+      const int left = end - begin - tile * DEPTH;
+      copier_a.copy(ring + slot * SLOT_SIZE, a, left);
+      copier_b.copy(ring + slot * SLOT_SIZE + A_SIZE, b, left);
     }
     cp_async_commit();  // an empty group behind the end, so that the count of groups stays that of tiles
   };

@@ -83,7 +83,7 @@ __device__ __forceinline__ void product(const Pass& pass, const float* a, const 
   for (int i = 0; i < ROWS; i++) {
     const int row = row0 + first_row + i, column = column0 + lane;
     if (row >= of.pixels_h || column >= of.pixels_w) continue;
-    const int begin = pass.output((n * of.pixels_h + row) * of.pixels_w + column);
+    const int begin = pass.output(Position{n, row, column});
 #pragma unroll
     for (int k = 0; k < COLUMNS; k++)
       if (k < pass.columns) y[begin + k] = pass.finish(sums[i][k], bias, k);

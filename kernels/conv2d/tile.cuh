@@ -26,18 +26,16 @@ struct Loader {
   static_assert(COUNT * VECTOR * THREADS == LINES * DEPTH, "all threads load equally many vectors");
   static_assert(ROWS * (along_depth ? DEPTH : LINES) == THREADS * VECTOR, "and together whole rows");
   const Operand& operand;
-  const Place first;  // in the tile
-  int depth;          // of the first vector in the next tile
+  const Place first;  // where the first vector lies in each tile
   typename Operand::Line lines[along_depth ? COUNT : 1];
   typename Operand::Step steps[along_depth ? 1 : COUNT], tile;  // tile: as far as from one tile to the next
 
   __device__ __forceinline__ Loader(const Operand& operand, int first_line, int begin)
-      : operand(operand), first(place<LINES, DEPTH, VECTOR>(along_depth, threadIdx.x)), depth(begin + first.step),
-        tile(operand.step(DEPTH)) {
+      : operand(operand), first(place<LINES, DEPTH, VECTOR>(along_depth, threadIdx.x)), tile(operand.step(DEPTH)) {
 #pragma unroll
     for (int i = 0; i < COUNT; i++) {
       if (along_depth || i == 0) lines[i] = operand.line(first_line + first.line + i * ROWS);
-      if (!along_depth || i == 0) steps[i] = operand.step(depth + i * ROWS);
+      if (!along_depth || i == 0) steps[i] = operand.step(begin + first.step + i * ROWS);
     }
   }
 
@@ -46,19 +44,19 @@ struct Loader {
     return along_depth ? Place{i * ROWS, 0} : Place{0, i * ROWS};
   }
 
-  // Calls use(i, index in the array, whether it is inside or zeros) for each vector of the next tile. VECTOR divides the
-  // channels, so that a vector is inside of an image, or outside, as a whole.
+  // Calls use(i, index in the array, whether it is inside or zeros) for each vector of the next tile, of which `left`
+  // steps are before the end of the depth. VECTOR divides the channels, so that a vector is inside of an image, or
+  // outside, as a whole.
   template <class Use>
-  __device__ __forceinline__ void next(int end, Use use) {
+  __device__ __forceinline__ void next(int left, Use use) {
 #pragma unroll
     for (int i = 0; i < COUNT; i++) {
       const auto& line = lines[along_depth ? i : 0];
       const auto& step = steps[along_depth ? 0 : i];
-      use(i, operand.index(line, step), depth + below(i).step < end && operand.inside(line, step));
+      use(i, operand.index(line, step), first.step + below(i).step < left && operand.inside(line, step));
     }
 #pragma unroll
     for (auto& step : steps) operand.advance(step, tile);
-    depth += DEPTH;
   }
 };
 

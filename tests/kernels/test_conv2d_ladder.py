@@ -19,6 +19,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from leaf_checks import fenced
 from minigan.kernels import KernelError, load
 from minigan.kernels.emulator import options
 
@@ -210,6 +211,10 @@ SIZES = [
     problem((2, 7, 8, 20), (68, 3, 3, 20), 1, 1),
     problem((1, 5, 6, 132), (36, 2, 2, 132), 1, "valid"),
     problem((2, 3, 111, 4), (8, 3, 3, 4), 1, "same"),  # deep enough for slices on every rung
+    problem(
+        (70, 3, 3, 4), (8, 3, 3, 4), 1, "same"
+    ),  # so many small images that whole tiles read padding with some taps
+    problem((40, 4, 4, 8), (12, 5, 5, 8), 2, "same"),
     problem((3, 7, 8, 2), (3, 3, 2, 2), (3, 1), ((2, 0), (1, 3))),  # asymmetric in every way
     problem((2, 9, 7, 12), (4, 2, 1, 12), (3, 2), (1, 0)),  # kernel smaller than the stride: classes without taps
     problem((1, 2, 2, 4), (4, 5, 5, 4), 3, "same"),  # image smaller than the stride: classes without pixels
@@ -359,6 +364,39 @@ def test_a_nan_stays_where_it_belongs(rung, tile, name):
     for g in SIZES[1:]:
         if fits(name, g, rung, tile):
             check_nan_stays(PASSES[name], g, rung, tile)
+
+
+@pytest.mark.parametrize("name", ["forward", "input_grad"])
+@pytest.mark.parametrize("rung", [5, 6, 7, 8])
+def test_taps_that_only_read_padding_are_left_out(rung, name):
+    """A NaN in such a tap shows whether it is multiplied. 64 images: a tile of 64 rows is one pixel of each of them."""
+    for height, width, stride in ((2, 2, 1), (2, 3, 1), (4, 4, 2)):
+        g = problem((64, height, width, 8), (8, 3, 3, 8), stride, ((1, 1), (1, 1)))
+        arrays = random_inputs(PASSES[name], g, bias=False)
+        for r, s in np.ndindex(3, 3):
+            w = arrays[1].copy()
+            w[:, r, s] = np.nan
+            result = run(PASSES[name], g, [arrays[0], w], rung=rung, tile=0)
+            reads = np.zeros((1, height + 2, width + 2, 1), bool)  # the padded input: is this tap inside for an output?
+            reads[:, 1:-1, 1:-1] = True
+            (pixels,) = [p for i, j, p in taps(g, reads) if (i, j) == (r, s)]
+            if name == "input_grad":
+                reads[...] = False
+                (pixels,) = [p for i, j, p in taps(g, reads) if (i, j) == (r, s)]
+                pixels[...] = True
+                pixels = reads[:, 1:-1, 1:-1]
+            np.testing.assert_array_equal(np.isnan(result), np.broadcast_to(pixels, result.shape))
+
+
+@passes
+@rungs
+def test_nothing_is_read_beside_the_operands(rung, name):
+    """There, the process would die."""
+    for g in (SIZES[2], SIZES[4], SIZES[7]):
+        arrays = random_inputs(PASSES[name], g, bias=False)
+        for at_end in (True, False):
+            result = run(PASSES[name], g, [fenced(a, at_end) for a in arrays], rung=rung)
+            assert_right(PASSES[name], g, arrays, result, precision=RUNGS[rung].precision)
 
 
 @passes
