@@ -123,7 +123,12 @@ MUTATIONS = [
     ),
     Mutation("class: last tap lost", GEOMETRY, "ceil_div(taps - first, stride)", "(taps - first) / stride"),
     Mutation("class: last pixel lost", GEOMETRY, "ceil_div(size - remainder, stride)", "(size - remainder) / stride"),
-    Mutation("class: remainders swapped", GEOMETRY, "i * stride_h + row_remainder", "i * stride_h + column_remainder"),
+    Mutation(
+        "class: remainders swapped",
+        GEOMETRY,
+        "at.row * stride_h + row_remainder",
+        "at.row * stride_h + column_remainder",
+    ),
     Mutation(
         "class: columns by rows",
         GEOMETRY,
@@ -133,7 +138,7 @@ MUTATIONS = [
     Mutation(
         "class: filter taps backwards", GEOMETRY, "first_r + step.row * stride_h", "first_r - step.row * stride_h"
     ),
-    Mutation("class: patches forwards", GEOMETRY, "v.count, h.count, -1)", "v.count, h.count, 1)"),
+    Mutation("class: patches forwards", GEOMETRY, "v.count, h.count, -1,", "v.count, h.count, 1,"),
     Mutation("slice: wrong begin", GEOMETRY, "begin(slice * slice_depth)", "begin(slice * (slice_depth - 1))"),
     Mutation("slice: no end", GEOMETRY, "min(g.n * g.p * g.q, begin + slice_depth)", "g.n * g.p * g.q"),
     Mutation("slice: beyond the pixels", GEOMETRY, "min(g.n * g.p * g.q, begin + slice_depth)", "begin + slice_depth"),
@@ -156,6 +161,45 @@ MUTATIONS = [
     Mutation(
         "patch: index of a tap forwards", GEOMETRY, "return direction * (tap.row * width", "return (tap.row * width"
     ),
+    Mutation(
+        "padding: a first tap too many left out", GEOMETRY, "direction > 0 ? -highest :", "direction > 0 ? -lowest :"
+    ),
+    Mutation("padding: a last tap too many left out", GEOMETRY, "? size - lowest :", "? size - highest :"),
+    Mutation("padding: backwards, a first tap too many", GEOMETRY, ": lowest - size + 1", ": highest - size + 1"),
+    Mutation("padding: backwards, a last tap too many", GEOMETRY, ": highest + 1)", ": lowest + 1)"),
+    Mutation("padding: columns of one pixel for many", GEOMETRY, "one_row = first.h == last.h", "one_row = true"),
+    Mutation("padding: patches begin where they did", GEOMETRY, "first_w += direction * columns.begin,", ""),
+    Mutation(
+        "padding: patches begin too late", GEOMETRY, "first_h += direction * rows.begin,", "first_h += rows.begin,"
+    ),
+    Mutation("padding: taps decoded as before", GEOMETRY, "    by_tap_row = Divider(taps_w * channels);\n", ""),
+    Mutation("padding: filters begin where they did", GEOMETRY, "first_r += taps.row, first_s", "first_s"),
+    Mutation(
+        "padding: filters of a class by 1", GEOMETRY, "first_s += taps.column * stride_w", "first_s += taps.column"
+    ),
+    Mutation("padding: the depth as before", GEOMETRY, "    pass.end = of.taps_h * of.taps_w * of.channels;\n", ""),
+    Mutation(
+        "padding: image by image",
+        GEOMETRY,
+        "if (of.together > 1) {",
+        "if (pass.rows > 1) {",
+    ),
+    Mutation("padding: of the last tile alone", GEOMETRY, "first + count, pass.rows) - 1", "first + 1, pass.rows) - 1"),
+    Mutation(
+        "together: image of position 0", GEOMETRY, "group * together + rest - place * together", "group * together"
+    ),
+    Mutation(
+        "together: groups of one", GEOMETRY, "by_group(pixels_h * pixels_w * together)", "by_group(pixels_h * pixels_w)"
+    ),
+    Mutation(
+        "filters: no next row of taps", GEOMETRY, "step.place -= row_length(), step.index +=", "step.index += 0 *"
+    ),
+    Mutation(
+        "filters: next row where columns are left out",
+        GEOMETRY,
+        "step.index += s * patches.channels - row_length();",
+        "step.index += 0;",
+    ),
     Mutation("advance: channels without a carry", GEOMETRY, "tap.channel -= channels, tap.column++;", "tap.column++;"),
     Mutation(
         "advance: no next column of taps",
@@ -175,7 +219,7 @@ MUTATIONS = [
     Mutation("advance: a row of pixels too late", GEOMETRY, "if (pixel.h >= first_h", "if (pixel.h > first_h"),
     Mutation("advance: always the same image", GEOMETRY, "pixel.image += height * width;", "pixel.image += 0;"),
     Mutation("patch: top and left swapped", GEOMETRY, "-g.top, -g.left", "-g.left, -g.top"),
-    Mutation("patch: strides swapped", GEOMETRY, "first_h + step_h * row", "first_h + step_w * row"),
+    Mutation("patch: strides swapped", GEOMETRY, "first_h + step_h * at.row", "first_h + step_w * at.row"),
     Mutation("division: multiplier rounded down", GEOMETRY, "+ divisor - 1) / divisor", ") / divisor"),
     Mutation("division: shift off by one", GEOMETRY, "31 - __clz", "30 - __clz"),
     Mutation("element: a step too many", GEOMETRY, "if (d >= end) return -1;", "if (d > end) return -1;"),
@@ -192,11 +236,10 @@ MUTATIONS = [
     # -- tile
     Mutation("tile: vectors overlap", TILE, "v % (LINES / VECTOR) * VECTOR", "v % (LINES / VECTOR)"),
     Mutation("tile: lines of other vectors", TILE, "first.line + i * ROWS);", "first.line + (COUNT - 1 - i) * ROWS);"),
-    Mutation("tile: all vectors at one step", TILE, "operand.step(depth + i * ROWS)", "operand.step(depth)"),
-    Mutation("tile: a step too many", TILE, "depth + below(i).step < end", "depth + below(i).step <= end"),
-    Mutation("tile: the end of the first vector", TILE, "depth + below(i).step < end", "depth < end"),
+    Mutation("tile: all vectors at one step", TILE, "begin + first.step + i * ROWS", "begin + first.step"),
+    Mutation("tile: a step too many", TILE, "first.step + below(i).step < left", "first.step + below(i).step <= left"),
+    Mutation("tile: the end of the first vector", TILE, "first.step + below(i).step < left", "first.step < left"),
     Mutation("tile: steps do not advance", TILE, "operand.advance(step, tile);", ""),
-    Mutation("tile: depth does not advance", TILE, "    depth += DEPTH;\n", ""),
     Mutation("tile: rows one on another", TILE, "step * PITCH + line", "step * (LINES - 4) + line"),
     # -- 4: register tiles
     Mutation("registers: no first barrier", REGISTERS, FIRST_BARRIER, ""),
@@ -204,8 +247,8 @@ MUTATIONS = [
     Mutation(
         "registers: a tile left out",
         REGISTERS,
-        "  a_stage.load(a, pass.end);\n",
-        "  a_stage.loader.next(pass.end, [](int, int, bool) {});\n  a_stage.load(a, pass.end);\n",
+        "  a_stage.load(a, pass.end - pass.begin);\n",
+        "  a_stage.loader.next(0, [](int, int, bool) {});\n  a_stage.load(a, pass.end - pass.begin);\n",
     ),
     Mutation("registers: no zeros", REGISTERS, "inside ? from[index] : 0", "from[inside ? index : 0]"),
     Mutation(
@@ -579,6 +622,8 @@ def check_one(what: ladder.Pass, g: ladder.Geometry, rung: int, tile: int | None
     for other in results[1:]:
         np.testing.assert_array_equal(results[0], other)
     ladder.check_nan_stays(what, g, rung, tile)
+    # What is beside the operands is not even read: there, the process dies.
+    ladder.run(what, g, [ladder.fenced(a) for a in arrays], **ladder.forced(rung, tile))
 
 
 def check_division() -> None:
