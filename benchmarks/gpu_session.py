@@ -3,9 +3,9 @@
     python benchmarks/gpu_session.py                  # results/gpu-DATE-TIME/: a log a part, JSON, session.json
     python benchmarks/gpu_session.py --dry-run        # the same parts without a GPU, nothing about speed
 
-The tests that need a GPU, the kernels in brief, training steps in TF32 and in bf16 (by Python and as a graph),
-compute-sanitizer, and ncu on the two kernels that come off worst. A part that fails, takes too long, or whose tool is
-not there, is noted, and the next one runs; the end says which, and the exit status is then 1.
+All kernels compiled, the tests that need a GPU, the kernels in brief, training steps in TF32 and in bf16 (by Python and
+as a graph), compute-sanitizer, and ncu on the two kernels that come off worst. A part that fails, takes too long, or
+whose tool is not there, is noted, and the next one runs; the end says which, and the exit status is then 1.
 
 minigan need not be installed. Where it is not, a folder with links makes what setup.cfg maps: the package `minigan`, in
 which `kernels` is the folder kernels/ of the repository; PYTHONPATH names it. By hand:
@@ -35,6 +35,8 @@ SECONDS = 570.0  # for all parts together
 LEAST = 5.0  # with less time left, a part is not begun
 OK, FAILED, SKIPPED = "ok", "failed", "skipped"
 PYTHON = [sys.executable, "-P"]
+# On all cores at once; the other parts find the kernels in the cache, instead of compiling them one by one.
+COMPILE = "from minigan.kernel_launch import compile_all; print(compile_all(), 'compiled')"
 
 
 @dataclass
@@ -62,15 +64,18 @@ def parts(folder: Path, dry_run: bool) -> list[Part]:
             Part("steps-bf16", [*brief, "--out", str(folder / "steps-bf16.json")], 120),
             Part("sanitizer", ["compute-sanitizer", *pytest, "tests/kernels/test_batch.py"], 60),
         ]
+    # One of float32, then of TF32 and of bf16 that of sm_80 and that of sm_90a.
+    rungs = ["--rung", "5", "6", "11", "7", "9"]
     step = [*steps, "--device", "cuda", "--systems", "cats,anime", "--variants", "eager,graphed", "--no-memory"]
     step += ["--seconds-per-case", "4"]
     checked = [*pytest, "-m", "cuda", "-k", "test_on_cuda and forward", "tests/kernels/test_conv2d_ladder.py"]
     return [
-        Part("tests", [*pytest, "-m", "cuda"], 150),
-        Part("kernels", [*bench, "--device", "cuda", "--quick", *json_out], 120),
-        Part("steps-tf32", [*step, "--precision", "tf32", "--out", str(folder / "steps-tf32.json")], 90),
+        Part("compile", [*PYTHON, "-c", COMPILE], 90),
+        Part("tests", [*pytest, "-m", "cuda"], 130),
+        Part("kernels", [*bench, "--device", "cuda", "--quick", *rungs, *json_out], 110),
+        Part("steps-tf32", [*step, "--precision", "tf32", "--out", str(folder / "steps-tf32.json")], 80),
         Part("steps-bf16", [*step, "--precision", "bf16", "--out", str(folder / "steps-bf16.json")], 80),
-        Part("sanitizer", ["compute-sanitizer", "--error-exitcode", "1", *checked], 60),
+        Part("sanitizer", ["compute-sanitizer", "--error-exitcode", "1", *checked], 50),
     ]
 
 

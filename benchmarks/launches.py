@@ -1,6 +1,7 @@
 """What a training step asks of a GPU, counted without one: launches, copies, bytes; minigan's and PyTorch's.
 
     python benchmarks/launches.py                               # the five systems as published
+    python benchmarks/launches.py --precision bf16              # PyTorch's under autocast
     python benchmarks/launches.py --systems cats --detail       # which kernels, how often, how many bytes
     python benchmarks/launches.py --out launches.json
 
@@ -26,7 +27,7 @@ from step_cases import EXAMPLES, Case, build, make_case
 
 import minigan as mg
 
-PRECISIONS = ("float32", "tf32")
+PRECISIONS = ("float32", "tf32", "bf16")
 # Operations that write an array without reading what was there.
 OVERWRITES = ("fill_", "zero_", "uniform_", "normal_", "copy_")
 # Operations that hand out memory, or nothing, and so launch nothing.
@@ -63,7 +64,8 @@ def torch_calls(case: Case) -> list[Call]:
                     setattr(part, one, torch.nn.Parameter(p.detach().to(memory_format=memory_format)))
 
     with FakeTensorMode(), mock.patch.object(torch.nn.Module, "to", to):
-        step = torch_steps.STEPS[case.system](case.system, case.settings, RUN_NUMBERS, case.batch)
+        make = torch_steps.STEPS[case.system]
+        step = make(case.system, case.settings, RUN_NUMBERS, case.batch, precision=case.precision)
         real = torch_steps.to_torch(case.real())
         for _ in range(2):
             with noted() as calls:
@@ -161,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--systems", default=",".join(EXAMPLES), metavar="A,B", help="default: all five")
     add("--preset", choices=("paper", "small"), default="paper")
     add("--batch-size", type=int, metavar="N", help="default: the preset's")
-    add("--precision", choices=PRECISIONS, default="tf32", help="of minigan's convolutions: it chooses their kernels")
+    add("--precision", choices=PRECISIONS, default="tf32", help="of convolutions: it chooses minigan's kernels")
     add("--without-torch", action="store_true", help="count minigan's side only")
     add("--detail", action="store_true", help="each kernel by itself")
     add("--out", type=Path, metavar="PATH", help="write the counts to this JSON file")

@@ -137,7 +137,7 @@ def step_floor(case: step_cases.Case, ceilings: Ceilings) -> StepFloor:
 
 def is_layer(call: Any) -> bool:
     """Whether a call belongs to a convolution or a dense layer, whose floor counts it; also its workspace."""
-    return call.kind == "product" or ": conv2d_" in call.name or ": sum_slices" in call.name
+    return call.kind == "product" or ": conv2d_" in call.name
 
 
 # ---- the command -----------------------------------------------------------------------------------------------------

@@ -150,8 +150,13 @@ class Stream(nullcontext):  # type: ignore[type-arg]
     def synchronize(self) -> None:
         """All work is done as soon as it is asked for."""
 
+    ptr = 0
+
     def begin_capture(self) -> None:
         self.gpu.captured = []
+
+    def is_capturing(self) -> bool:
+        return self.gpu.captured is not None
 
     def end_capture(self) -> "Graph":
         graph, self.gpu.captured = Graph(self.gpu, self.gpu.captured or []), None
@@ -331,8 +336,10 @@ class Module:
         runtime = SimpleNamespace(getDeviceCount=lambda: 1, deviceSynchronize=lambda: None)
         memory = SimpleNamespace(OutOfMemoryError=type("OutOfMemoryError", (MemoryError,), {}))
         self.cuda = SimpleNamespace(Device=Device, runtime=runtime, memory=memory, is_available=lambda: True)
+        self.cuda.get_current_stream = lambda: SimpleNamespace(ptr=0)
         self.cuda.Event = lambda disable_timing=False: Event(gpu)
         self.cuda.alloc_pinned_memory = bytearray
+        self.cuda.get_current_stream = partial(Stream, gpu)
         self.cuda.Stream, self.cuda.MemoryPool, self.cuda.using_allocator = partial(Stream, gpu), Pool, using_allocator
 
     def full(self, shape: Any, value: Any, dtype: Any = None) -> ndarray:

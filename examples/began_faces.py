@@ -92,15 +92,18 @@ class Began(System):
         k, numbers = self.k, self.schedule()
         with mg.no_grad():
             fake = self.generator(self.generator.noise(len(real)))
-        loss_real = reconstruction_loss(self.discriminator, real)
-        loss_gen_d = reconstruction_loss(self.discriminator, fake)
+        # The loss of images: their mean absolute difference from what the autoencoder makes of them. Here it makes that
+        # of both batches in one pass, which takes half the launches of two.
+        real_again, fake_again = nn.together(self.discriminator, real, fake)
+        loss_real, loss_gen_d = F.l1_loss(real, real_again), F.l1_loss(fake, fake_again)
         loss_d = loss_real - k * loss_gen_d
         self.discriminator_adam.zero_grad()
         self.discriminator_adam.backward(loss_d)
         self.discriminator_adam.step()
 
         self.discriminator.requires_grad_(False)
-        loss_g = reconstruction_loss(self.discriminator, self.generator(self.generator.noise(len(real))))
+        fake = self.generator(self.generator.noise(len(real)))
+        loss_g = F.l1_loss(fake, self.discriminator(fake))
         self.generator_adam.zero_grad()
         self.generator_adam.backward(loss_g)
         self.generator_adam.step()
@@ -134,11 +137,6 @@ class Began(System):
         """The two losses that meet in balance; M; k."""
         losses = {"gamma * loss_real": self.settings.gamma * log["loss_real"], "loss_gen_D": log["loss_gen_D"]}
         return [losses, {"M": log["M"]}, {"k": log["k"]}]
-
-
-def reconstruction_loss(autoencoder: nn.Module, images: mg.Tensor) -> mg.Tensor:
-    """The mean absolute difference between images and what the autoencoder makes of them."""
-    return F.l1_loss(images, autoencoder(images))
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import minigan as mg
 import minigan.functional as F
-from minigan import models, optim
+from minigan import models, nn, optim
 from minigan.training import Dataset, Epochs, Options, Settings, System, command_line, mean_probability, train
 
 
@@ -97,9 +97,10 @@ class Simpsons(System):
         self.schedule()
         fake = self.generator(self.generator.noise(len(real)))
 
-        # Noise on the real images alone, fresh at each step: seen through it they differ less from generated ones.
+        # Noise on the real images alone, fresh at each step: seen through it they differ less from generated ones. Both
+        # batches go through the discriminator together, but batch norm normalises each by its own statistics.
         noisy = real + self.numbers["noise"] * mg.random.normal(real.shape, device=self.device)
-        judged_real, judged_fake = self.discriminator(noisy), self.discriminator(fake.detach())
+        judged_real, judged_fake = nn.together(self.discriminator, noisy, fake.detach())
         loss_real = F.binary_cross_entropy_with_logits(judged_real, self.numbers["smooth"])
         loss_fake = F.binary_cross_entropy_with_logits(judged_fake, 0.0)
         loss_discriminator = 0.5 * (loss_real + loss_fake)

@@ -317,14 +317,16 @@ __device__ __forceinline__ void fence_proxy_async() {
 #endif
 }
 
-// ---- sm_90a: wgmma, D[64][N] += A[64][16] * B[16][N] by a warpgroup (128 threads), bf16 or fp16, float sums ---------
-// Asynchronous: a product's operands in shared memory must stay, and its accumulators not be touched, until a wait for
-// its group. With warp = 0 to 3, g = lane / 4 and q = lane % 4, a lane holds of each 8 columns j
+// ---- sm_90a: wgmma, D[64][N] += A[64][K] * B[K][N] by a warpgroup (128 threads), float sums --------------------------
+// K = 16 for bf16 and fp16, 8 for TF32. Asynchronous: a product's operands must stay as they are, and its accumulators
+// not be touched, until a wait for its group. With warp = 0 to 3, g = lane / 4 and q = lane % 4, a lane holds of each 8
+// columns j
 //   d[4 j], d[4 j + 1] = row 16 warp + g, columns 8 j + 2q, 8 j + 2q + 1;  d[4 j + 2], d[4 j + 3] = row 16 warp + g + 8
 
 // An operand's descriptor, in the 128-byte swizzle: rows of 128 bytes in groups of 8, which begin at multiples of 1024
 // bytes; the 16-byte piece i of row r lies in place i ^ r.
-//   by depth (K-major):   a row is a line, its 64 steps side by side; `stride` bytes to the next 8 lines; lead: 16
+//   by depth (K-major):   a row is a line, its 64 steps side by side (32 in TF32); `stride` bytes to the next 8 lines;
+//                         lead: 16
 //   by lines (MN-major):  a row is a step, its 64 lines side by side; `stride` bytes to the next 8 steps, `lead` bytes
 //                         to the next 64 lines
 __device__ __forceinline__ unsigned long long matrix_descriptor(unsigned address, unsigned lead, unsigned stride) {
@@ -332,7 +334,7 @@ __device__ __forceinline__ unsigned long long matrix_descriptor(unsigned address
   return encode(address) | encode(lead) << 16 | encode(stride) << 32 | 1ull << 62;
 }
 
-// Before the first product, and wherever threads have touched the accumulators since the last one.
+// Before the first product, and wherever threads have touched the accumulators, or an A in registers, since the last one.
 __device__ __forceinline__ void wgmma_fence() {
 #ifdef CUDA_EMULATOR
   emulator::fence_warpgroup();
@@ -367,6 +369,8 @@ __device__ __forceinline__ void wgmma_wait(float (&d)[N]) {
   "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), \
       "+f"(d[i + 7])
 #define WGMMA_32(d, i) WGMMA_8(d, i), WGMMA_8(d, i + 8), WGMMA_8(d, i + 16), WGMMA_8(d, i + 24)
+#define WGMMA_64(d, i) WGMMA_32(d, i), WGMMA_32(d, i + 32)
+#define WGMMA_128(d, i) WGMMA_64(d, i), WGMMA_64(d, i + 64)
 #define WGMMA_NAMES_32 \
   "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
   "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
@@ -374,49 +378,57 @@ __device__ __forceinline__ void wgmma_wait(float (&d)[N]) {
   WGMMA_NAMES_32 ", " \
   "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
   "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define WGMMA_NAMES_128 \
+  WGMMA_NAMES_64 ", " \
+  "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
+  "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, " \
+  "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
+  "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 
-// a_by_lines, b_by_lines: 1 for a descriptor by lines, else 0. The first argument, the numbers' format, is only there to
-// choose the function.
-template <int a_by_lines, int b_by_lines>
-__device__ __forceinline__ void wgmma_k16(bf16, float (&d)[32], unsigned long long a, unsigned long long b) {
+// bf16 and fp16, d: 32, 64 or 128 accumulators for as many columns twice. a_by_lines, b_by_lines: 1 for a descriptor by
+// lines, else 0. The first argument, the numbers' format, is only there to choose the function.
 #ifdef CUDA_EMULATOR
-  emulator::multiply_async(emulator::Half::bf16, d, 64, a, b, a_by_lines, b_by_lines);
-#else
-  asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" WGMMA_NAMES_32 "}, %32, %33, 1, 1, 1, %34, %35;"
-               : WGMMA_32(d, 0)
-               : "l"(a), "l"(b), "n"(a_by_lines), "n"(b_by_lines));
-#endif
-}
+__device__ __forceinline__ emulator::Format wgmma_format(bf16) { return emulator::Format::bf16; }
+__device__ __forceinline__ emulator::Format wgmma_format(fp16) { return emulator::Format::fp16; }
 
-template <int a_by_lines, int b_by_lines>
-__device__ __forceinline__ void wgmma_k16(fp16, float (&d)[32], unsigned long long a, unsigned long long b) {
-#ifdef CUDA_EMULATOR
-  emulator::multiply_async(emulator::Half::fp16, d, 64, a, b, a_by_lines, b_by_lines);
-#else
-  asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {" WGMMA_NAMES_32 "}, %32, %33, 1, 1, 1, %34, %35;"
-               : WGMMA_32(d, 0)
-               : "l"(a), "l"(b), "n"(a_by_lines), "n"(b_by_lines));
-#endif
+template <int a_by_lines, int b_by_lines, class Half, int N>
+__device__ __forceinline__ void wgmma_k16(Half half, float (&d)[N], unsigned long long a, unsigned long long b) {
+  emulator::multiply_async(wgmma_format(half), d, 2 * N, a, b, a_by_lines, b_by_lines);
 }
+#else
+#define WGMMA_K16(half, format, count, n, a, b, a_lines, b_lines)                                                    \
+  template <int a_by_lines, int b_by_lines>                                                                          \
+  __device__ __forceinline__ void wgmma_k16(half, float(&d)[count], unsigned long long a_tile,                       \
+                                            unsigned long long b_tile) {                                             \
+    asm volatile("wgmma.mma_async.sync.aligned.m64n" n "k16.f32." format "." format " {" WGMMA_NAMES_##count "}, " a \
+                 ", " b ", 1, 1, 1, " a_lines ", " b_lines ";"                                                       \
+                 : WGMMA_##count(d, 0)                                                                               \
+                 : "l"(a_tile), "l"(b_tile), "n"(a_by_lines), "n"(b_by_lines));                                      \
+  }
+WGMMA_K16(bf16, "bf16", 32, "64", "%32", "%33", "%34", "%35")
+WGMMA_K16(fp16, "f16", 32, "64", "%32", "%33", "%34", "%35")
+WGMMA_K16(bf16, "bf16", 64, "128", "%64", "%65", "%66", "%67")
+WGMMA_K16(fp16, "f16", 64, "128", "%64", "%65", "%66", "%67")
+WGMMA_K16(bf16, "bf16", 128, "256", "%128", "%129", "%130", "%131")
+WGMMA_K16(fp16, "f16", 128, "256", "%128", "%129", "%130", "%131")
+#endif
 
-template <int a_by_lines, int b_by_lines>
-__device__ __forceinline__ void wgmma_k16(bf16, float (&d)[64], unsigned long long a, unsigned long long b) {
+// TF32, whose operands in shared memory can lie by depth only. A comes from registers: as mma.sync's for TF32, warp w
+// holds rows 16 w to 16 w + 15. The lowest 13 bits of a number in shared memory are ignored.
 #ifdef CUDA_EMULATOR
-  emulator::multiply_async(emulator::Half::bf16, d, 128, a, b, a_by_lines, b_by_lines);
-#else
-  asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" WGMMA_NAMES_64 "}, %64, %65, 1, 1, 1, %66, %67;"
-               : WGMMA_32(d, 0), WGMMA_32(d, 32)
-               : "l"(a), "l"(b), "n"(a_by_lines), "n"(b_by_lines));
-#endif
+template <int N>
+__device__ __forceinline__ void wgmma_k8_tf32(float (&d)[N], const unsigned (&a)[4], unsigned long long b) {
+  emulator::multiply_async_tf32(d, 2 * N, a, b);
 }
-
-template <int a_by_lines, int b_by_lines>
-__device__ __forceinline__ void wgmma_k16(fp16, float (&d)[64], unsigned long long a, unsigned long long b) {
-#ifdef CUDA_EMULATOR
-  emulator::multiply_async(emulator::Half::fp16, d, 128, a, b, a_by_lines, b_by_lines);
 #else
-  asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {" WGMMA_NAMES_64 "}, %64, %65, 1, 1, 1, %66, %67;"
-               : WGMMA_32(d, 0), WGMMA_32(d, 32)
-               : "l"(a), "l"(b), "n"(a_by_lines), "n"(b_by_lines));
+#define WGMMA_K8(count, n, a0, a1, a2, a3, b)                                                                          \
+  __device__ __forceinline__ void wgmma_k8_tf32(float(&d)[count], const unsigned(&a)[4], unsigned long long b_tile) {  \
+    asm volatile("wgmma.mma_async.sync.aligned.m64n" n "k8.f32.tf32.tf32 {" WGMMA_NAMES_##count "}, {" a0 ", " a1 ", " \
+                 a2 ", " a3 "}, " b ", 1, 1, 1;"                                                                       \
+                 : WGMMA_##count(d, 0)                                                                                 \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b_tile));                                           \
+  }
+WGMMA_K8(32, "64", "%32", "%33", "%34", "%35", "%36")
+WGMMA_K8(64, "128", "%64", "%65", "%66", "%67", "%68")
+WGMMA_K8(128, "256", "%128", "%129", "%130", "%131", "%132")
 #endif
-}

@@ -135,6 +135,8 @@ def main_loop(instructions: Sequence[str]) -> list[str] | None:
         if target is None or places.get(target[1], end) >= end:
             continue
         loop = [line for line in instructions[places[target[1]] : end + 1] if not line.startswith(".L")]
+        if "EXIT" in loop:  # the way back from a wait that was put behind the end
+            continue
         by_tensor_cores = any(line.startswith(TENSOR_CORES) for line in loop)
         merit = (sum(kind(line, by_tensor_cores) == "multiply" for line in loop), -len(loop))
         if merit[0] and (best is None or merit > best):
@@ -163,16 +165,19 @@ def tensor_multiplications(name: str) -> tuple[int, bool]:
     return m * n * k, tf32
 
 
-def wavefronts(name: str, by_tensor_cores: bool) -> float:
+def wavefronts(instruction: str, by_tensor_cores: bool) -> float:
     """Groups of 128 bytes that shared memory serves for one warp's instruction, without bank conflicts.
 
-    Lanes of a warp that multiply by FFMA read many words together; how many does not show, so one group is counted.
+    Lanes of a warp that multiply by FFMA read many words together; how many does not show, so one group is counted. How
+    much a bulk copy (UBLKCP) writes does not show either: nothing is counted.
     """
+    name = instruction.split(" ", 1)[0]
     if name.startswith("LDSM"):
         return int(name[-1]) if name[-1].isdigit() else 1
-    if sizes := re.match(r"HGMMA\.(\d+)x(\d+)x(\d+)", name):  # reads both operands itself, for four warps at once
+    if sizes := re.match(r"HGMMA\.(\d+)x(\d+)x(\d+)", name):  # for four warps at once, reads what is no register
         m, n, k = map(int, sizes.groups())
-        return (m + n) * k * (4 if "TF32" in name else 2) / 128 / 4
+        lines = m + n if re.match(r"\S+ R\d+, gdesc", instruction) else n
+        return lines * k * (4 if "TF32" in name else 2) / 128 / 4
     if name.startswith("LDS") and not by_tensor_cores:
         return 1
     if name.startswith(("LDS", "STS", "LDGSTS")):
@@ -191,7 +196,7 @@ def cost(loop: Sequence[str], arch: str) -> Loop:
     pipes["issue"] = len(loop)
     for instruction, of_kind in zip(loop, kinds, strict=True):
         name = instruction.split(" ", 1)[0]
-        pipes["shared"] += wavefronts(name, by_tensor_cores) * SCHEDULERS
+        pipes["shared"] += wavefronts(instruction, by_tensor_cores) * SCHEDULERS
         if name.startswith(TENSOR_CORES):
             products, tf32 = tensor_multiplications(name)
             pipes["multiply"] += products * SCHEDULERS / (rates.tensor / 2 if tf32 else rates.tensor)

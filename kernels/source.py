@@ -30,6 +30,10 @@ class KernelError(RuntimeError):
     """A kernel source that does not hold to the rules, does not compile, or went wrong while it ran."""
 
 
+class EmulatorError(KernelError):
+    """What the emulator needs of this machine is not there: a compiler, a folder that can be written."""
+
+
 @dataclass(frozen=True)
 class Parameter:
     """One parameter of a kernel: `const REAL* x` is name "x", type "REAL", pointer and const."""

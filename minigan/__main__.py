@@ -5,6 +5,7 @@ import sys
 import minigan as mg
 from minigan.commands import data, doctor, export, generate, interpolate, report
 from minigan.data import DataError
+from minigan.kernels import EmulatorError
 from minigan.serialization import CheckpointError
 from minigan.training.command_line import OneLineParser, fail
 from minigan.training.errors import UserError
@@ -21,7 +22,7 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     try:
         given.run(given)
-    except (UserError, DataError, CheckpointError, mg.DeviceError) as error:
+    except (UserError, DataError, CheckpointError, mg.DeviceError, EmulatorError) as error:
         fail(str(error))
 
 

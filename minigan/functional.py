@@ -55,11 +55,10 @@ __all__ = [
 ]
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """(N, in), (out, in), (out,) -> (N, out): x @ weight^T + bias."""
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, slope: float = 1.0) -> Tensor:
+    """(N, in), (out, in), (out,) -> (N, out): x @ weight^T + bias. slope: of a LeakyReLU behind it; 1 is none."""
     if x.ndim != 2 or weight.ndim != 2 or x.shape[1] != weight.shape[1]:
         raise ValueError(f"linear: expected (N, in) and (out, in), got {x.shape} and {weight.shape}")
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"linear: expected a bias of shape {weight.shape[:1]}, got {bias.shape}")
-    y = Linear()(x, weight)
-    return y if bias is None else add(y, bias)
+    return Linear(slope)(x, weight, *(() if bias is None else (bias,)))

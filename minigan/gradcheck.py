@@ -38,9 +38,9 @@ def gradcheck(
     again and again, and checked to give the same result each time.
     """
     inputs = [inputs] if isinstance(inputs, Tensor) else list(inputs)
-    checked = [i for i, t in enumerate(inputs) if t.requires_grad]
-    if not checked or any(t.dtype != np.float64 for t in inputs):
-        raise ValueError("gradcheck: expected float64 inputs, at least one of them with requires_grad=True")
+    checked = [i for i, t in enumerate(inputs) if isinstance(t, Tensor) and t.requires_grad]
+    if not checked or any(not isinstance(t, Tensor) or t.dtype != np.float64 for t in inputs):
+        raise ValueError(f"gradcheck: expected float64 tensors, one or more with requires_grad=True; got {inputs}")
     if order not in (1, 2):
         raise ValueError(f"gradcheck: expected order 1 or 2, got {order}")
     if directions < 1 or not step > 0:
@@ -50,7 +50,7 @@ def gradcheck(
     device = inputs[0].device
 
     def run(values: Sequence[np.ndarray]) -> tuple[list[Tensor], Tensor]:
-        xs = [tensor(v.copy(), i in checked, device) for i, v in enumerate(values)]
+        xs = [tensor(v, i in checked, device) for i, v in enumerate(values)]
         return xs, function(*xs)
 
     def value(values: Sequence[np.ndarray]) -> np.ndarray:

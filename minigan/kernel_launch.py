@@ -9,13 +9,24 @@ import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from minigan.kernels.source import KernelError, Macros, Parameter, Source, Variant, cache_folder, load, supports
+from minigan.kernels.source import (
+    KernelError,
+    Macros,
+    Parameter,
+    Source,
+    Variant,
+    cache_folder,
+    load,
+    sources,
+    supports,
+)
 
 # C types as NumPy's. bf16, which NumPy lacks, travels as its bits.
 SCALARS: dict[str, np.dtype] = {
@@ -296,16 +307,41 @@ def _cuda_function(source: Source, variant: Variant, kernel: str, index: int) ->
         raise KernelError(f"{source.label} ({variant}) does not compile:\n{error}") from error
 
 
+def compile_all(index: int = 0) -> int:
+    """Compiles all kernels, in all variants that cuda:index can run, into CuPy's cache; says how many.
+
+    In parallel: the compiler is thread-safe, and Python's lock is free while it works.
+    """
+
+    def compile_one(source: Source, variant: Variant) -> None:
+        with _cupy().cuda.Device(index):  # each thread has a current device of its own
+            _cuda_function(source, variant, next(iter(source.kernels)), index)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        jobs = [
+            pool.submit(compile_one, source, variant)
+            for source in map(load, sources())
+            for variant in source.variants
+            if _able(variant, index)
+        ]
+        return len([job.result() for job in jobs])
+
+
+def _able(variant: Variant, index: int) -> bool:
+    """Whether a GPU runs the variant. What is for one architecture alone, such as sm_90a, all its devices can."""
+    capability = _cupy().cuda.Device(index).compute_capability
+    return supports(capability + "a" * variant.requires.endswith("a"), variant.requires)
+
+
 @cache
 def _cuda_module(source: Source, variant: Variant, index: int) -> Any:
-    capability = _cupy().cuda.Device(index).compute_capability
-    specific = variant.requires.endswith("a")  # to one architecture, whose devices are all able to
-    if not supports(capability + "a" * specific, variant.requires):
+    if not _able(variant, index):
+        capability = _cupy().cuda.Device(index).compute_capability
         raise KernelError(
             f"{source.label} ({variant}) requires {variant.requires}, but 'cuda:{index}' is an sm_{capability}; "
             "choose another variant or kernel there"
         )
-    if specific:
+    if variant.requires.endswith("a"):
         return _cupy().RawModule(path=str(_cubin(source, variant)))
     return _cupy().RawModule(code=source.text, options=variant.nvrtc_options, backend="nvrtc")
 

@@ -1,6 +1,7 @@
 """Layers: functions of `functional` together with the tensors that they learn."""
 
 from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -130,7 +131,10 @@ class Sequential(Module):
             following = modules[0] if modules else None
             slope = following.slope if type(following) is LeakyReLU else 0.0 if type(following) is ReLU else None
             if slope is not None and (
-                type(module) is BatchNorm2d or type(module) is Conv2d or type(module) is ConvTranspose2d
+                type(module) is BatchNorm2d
+                or type(module) is Conv2d
+                or type(module) is ConvTranspose2d
+                or type(module) is Linear
             ):
                 x = module.forward(x, slope)  # one op, which neither writes nor keeps what lies between
                 modules.pop(0)
@@ -197,10 +201,8 @@ class ConvTranspose2d(Module):
         bias: bool = True,
         weight_init: init.Initializer = init.glorot_uniform,
     ) -> None:
-        self.stride, self.padding = (
-            pair("ConvTranspose2d: stride", stride, 1),
-            check_padding("ConvTranspose2d", padding),
-        )
+        self.stride = pair("ConvTranspose2d: stride", stride, 1)
+        self.padding = check_padding("ConvTranspose2d", padding)
         self.output_padding = pair("ConvTranspose2d: output_padding", output_padding, 0)
         k = _whole("ConvTranspose2d: in_channels", in_channels)
         c = _whole("ConvTranspose2d: out_channels", out_channels)
@@ -226,8 +228,8 @@ class Linear(Module):
         self.weight = Parameter(weight_init(shape))
         self.bias = Parameter(init.zeros(shape[:1])) if bias else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias)
+    def forward(self, x: Tensor, slope: float = 1.0) -> Tensor:
+        return F.linear(x, self.weight, self.bias, slope)
 
 
 class BatchNorm2d(Module):
@@ -251,11 +253,29 @@ class BatchNorm2d(Module):
 
     def forward(self, x: Tensor, slope: float = 1.0) -> Tensor:
         """slope: of a LeakyReLU behind it, computed along; 1 is none."""
-        running = self.running_mean, self.running_var
-        settings = self.momentum, self.epsilon, slope
-        return F.batch_norm(
-            x, self.gamma, self.beta, *running, self.training, *settings, synchronised=self.synchronised
-        )
+        running, numbers = (self.running_mean, self.running_var), (self.momentum, self.epsilon, slope)
+        batches = self.synchronised, _groups.get()
+        return F.batch_norm(x, self.gamma, self.beta, *running, self.training, *numbers, *batches)
+
+
+_groups: ContextVar[int] = ContextVar("groups", default=1)  # how many batches, one after another, a pass is given
+
+
+def together(module: Module, *batches: Tensor) -> Iterator[Tensor]:
+    """module(batch) for each batch, all in one pass: `judged_real, judged_fake = nn.together(net, real, fake)`.
+
+    To the layers the batches are one, except to BatchNorm2d, which normalises each by its own statistics, and updates
+    the running ones by one after the other. The module must not mix the images of a batch in any other way.
+    Raises ValueError if the batches are not of one shape.
+    """
+    if len({batch.shape for batch in batches}) != 1:
+        raise ValueError(f"together: expected batches of one shape, got {[batch.shape for batch in batches]}")
+    token = _groups.set(_groups.get() * len(batches))
+    try:
+        y = module(F.concatenate(batches))
+    finally:
+        _groups.reset(token)
+    return iter(y.reshape(len(batches), len(batches[0]), *y.shape[1:]))
 
 
 class LeakyReLU(Module):

@@ -248,12 +248,14 @@ def tensor_method(*names: str) -> Any:
     return attach
 
 
-def tensor(data: Any, requires_grad: bool = False, device: str | None = None, dtype: Any = None) -> Tensor:
+def tensor(
+    data: Any, requires_grad: bool = False, device: str | None = None, dtype: Any = None, copy: bool = True
+) -> Tensor:
     """A tensor of the values in `data`: an array, a tensor, nested lists or a number.
 
-    float32 and float64 arrays keep their dtype, and their memory if it is the device's: `data` is not copied without
-    need. Python numbers become float32. Raises TypeError for any other dtype unless `dtype` says what to convert it to.
-    device: None means `default_device()`.
+    The memory is its own: an optimizer that changes a parameter leaves `data` as it is. Without `copy` it is that of
+    `data` where dtype and device allow it. float32 and float64 arrays keep their dtype, Python numbers become float32.
+    Raises TypeError for any other dtype unless `dtype` says what to convert it to. device: None: `default_device()`.
     """
     device = resolve_device(device)
     if isinstance(data, Tensor):
@@ -270,7 +272,8 @@ def tensor(data: Any, requires_grad: bool = False, device: str | None = None, dt
         raise TypeError(
             f"tensor: expected float32 or float64, got {data.dtype}; convert it, for example with dtype='float32'"
         )
-    data = data.astype(data.dtype.newbyteorder("="), copy=False)
+    with on_device(device):
+        data = data.astype(data.dtype.newbyteorder("="), copy=copy)
     return Tensor(to_device(data, device), requires_grad, device)
 
 
@@ -278,26 +281,31 @@ def from_dlpack(source: Any) -> Tensor:
     """A tensor that shares the memory of an array of another library (PyTorch, CuPy, JAX ...), on CPU or CUDA."""
     kind, index = source.__dlpack_device__()
     if int(kind) == 1:  # kDLCPU
-        return tensor(np.from_dlpack(source), device="cpu")
+        return tensor(np.from_dlpack(source), device="cpu", copy=False)
     if int(kind) == 2:  # kDLCUDA
         device = resolve_device(f"cuda:{int(index)}")
-        return tensor(array_module(device).from_dlpack(source), device=device)
+        return tensor(array_module(device).from_dlpack(source), device=device, copy=False)
     raise DeviceError(f"from_dlpack: expected memory of a CPU or of a CUDA device, got DLPack device {kind}")
 
 
 def as_tensor(value: Operand, like: Tensor) -> Tensor:
-    """`value` as a constant beside `like`: a number takes its dtype and device; an array must have its dtype."""
+    """`value` as a constant beside `like`: a number takes its dtype and device; an array must have its dtype.
+
+    A number stays on the host, as a NumPy scalar, on every device: there it is an argument, and no array to be filled.
+    """
     if isinstance(value, Tensor):
         return value
-    if isinstance(value, Real) or (isinstance(value, np.ndarray) and value.ndim == 0):
-        with on_device(like.device):
-            # Filled in by a kernel on a GPU: a copy from the host would have to wait.
-            return Tensor(array_module(like.device).full((), float(value), like.dtype), device=like.device)
+    if _is_number(value):
+        return Tensor(like.dtype.type(value), device=like.device)
     if not hasattr(value, "dtype"):
         raise TypeError(f"expected a tensor, a number or an array, got {value!r}")
     if _on_cuda(value) != is_cuda(like.device):
         raise DeviceError(f"expected an array on {like.device}, got {type(value).__module__}.{type(value).__name__}")
-    return tensor(value, device=like.device)
+    return tensor(value, device=like.device, copy=False)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) or (isinstance(value, np.ndarray) and value.ndim == 0)
 
 
 def _on_cuda(value: Any) -> bool:
@@ -460,7 +468,7 @@ class Fused(Op, abstract=True):
                 arrays = tuple(None if a is None else np.asarray(a) for a in arrays)
             return tuple(None if a is None else Tensor(a, device=self.device) for a in arrays)
         # Differentiate through stand-ins: `gy` may itself depend on the inputs, and only their direct use counts here.
-        stand_ins = tuple(t.reshape(t.shape) for t in self.inputs)
+        stand_ins = tuple(t.reshape(t.shape) if t.requires_grad else t for t in self.inputs)
         wanted = [t for t, needed in zip(stand_ins, self.needed, strict=True) if needed]
         found = iter(grad(self.composed(*stand_ins), wanted, gy, create_graph=True))
         return tuple(next(found) if needed else None for needed in self.needed)
@@ -480,8 +488,7 @@ def _kinds(tensors: Sequence[Tensor]) -> str:
 
 def _shell(t: Tensor) -> Tensor:
     """A tensor's place in the graph without its values."""
-    shell = Tensor(_NoData(t.shape, t.dtype), t.requires_grad, t.device, t.op)
-    return shell
+    return Tensor(_NoData(t.shape, t.dtype), t.requires_grad, t.device, t.op)
 
 
 class _NoData:
@@ -540,14 +547,16 @@ def _seed(y: Tensor, gradient: Operand | None) -> Tensor:
     """The gradient to begin with at an output, checked."""
     if not y.requires_grad:
         raise GraphError(f"backward: the output ({y._kind()}) requires no gradient: no input of it does")
-    if gradient is None:
-        if y.size != 1:
-            raise GraphError(
-                f"backward: expected a gradient of shape {y.shape}; only an output of one element may do without"
-            )
+    if gradient is None and y.size != 1:
+        raise GraphError(
+            f"backward: expected a gradient of shape {y.shape}; only an output of one element may do without"
+        )
+    if gradient is None or _is_number(gradient):  # an array: kernels get it by its address
+        shape, value = (y.shape, 1.0) if gradient is None else ((), float(gradient))
         with on_device(y.device):
-            return Tensor(array_module(y.device).ones(y.shape, y.dtype), device=y.device)
-    g = as_tensor(gradient, y)
+            g = Tensor(array_module(y.device).full(shape, value, y.dtype), device=y.device)
+    else:
+        g = as_tensor(gradient, y)
     if (g.shape, g.dtype, g.device) != (y.shape, y.dtype, y.device):
         raise ValueError(f"backward: expected a gradient of {y._kind()}, got {g._kind()}")
     return g

@@ -4,7 +4,7 @@
 //   product (Chellapilla et al., "High performance convolutional neural networks for document processing", 2006). All
 //   three passes use one `product` with other strides:
 //     forward           im2col(x) -> columns;  y = columns w^T
-//     weight gradient   im2col(x) -> columns;  gw = gy^T columns, cut into slices of pixels (split-K, slices.cuh)
+//     weight gradient   im2col(x) -> columns;  gw = gy^T columns, cut into slices of pixels (split-K)
 //     input gradient    columns = gy w;  col2im(columns) -> gx
 // Thread -> output: im2col and col2im: thread i makes element i. product: a block of 16 x 16 threads makes a tile of
 //   16 x 16, thread (threadIdx.x, threadIdx.y) its column threadIdx.x and row threadIdx.y.
@@ -18,7 +18,6 @@
 // variants: {"REAL": ["float", "double"]}
 #include "common.cuh"
 #include "geometry.cuh"
-#include "slices.cuh"
 
 constexpr int TILE = 16;
 
@@ -75,4 +74,13 @@ product(const REAL* a, const REAL* b, const REAL* bias, REAL* y, int rows, int c
   const int row = row0 + ty, column = column0 + tx;
   if (row < rows && column < columns)
     y[(static_cast<long long>(blockIdx.z) * rows + row) * columns + column] = Epilogue{slope}.finish(sum, bias, column);
+}
+
+// partial (slices, n) -> sums (n), added up in the order of the slices; one thread an element.
+extern "C" __global__ void __launch_bounds__(256) sum_slices(const REAL* partial, REAL* sums, int slices, int n) {
+  const long long i = grid_thread();
+  if (i >= n) return;
+  REAL sum = partial[i];
+  for (int slice = 1; slice < slices; slice++) sum += partial[static_cast<long long>(slice) * n + i];
+  sums[i] = sum;
 }

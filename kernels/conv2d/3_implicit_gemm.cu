@@ -7,7 +7,7 @@
 // Shared memory: 2 * 16 * 17 * sizeof(REAL) = 2176 bytes in float.
 // Input gradient: block z does parity class z (geometry.cuh, ParityClass): with stride t there are t x t classes, and
 //   each is a convolution of stride 1 with its own part of the filters.
-// Weight gradient: block z sums slice z of the pixels; slices.cuh adds the slices up.
+// Weight gradient: block z sums slice z of the pixels; the last block adds the slices up (slices.cuh).
 // Next: for each multiplication a thread reads two numbers from shared memory, which is too slow by a factor. In rung 4
 //   a thread makes many outputs, and uses what it has read for all of them.
 //

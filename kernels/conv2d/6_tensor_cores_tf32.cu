@@ -11,7 +11,7 @@
 //   of 16 bits; what lies along the lines, four lines at once (own_line). The padding of the rows (tile.cuh, Layout)
 //   keeps both free of bank conflicts.
 // Input gradient: parity class blockIdx.z. Weight gradient: slice blockIdx.z. As in rung 3.
-// Next: a TF32 number has 19 bits, but travels in 32. Rungs 7 and 8 have 16 of each.
+// Next: a TF32 number has 19 bits, but travels in 32. Rungs 7 and 8 have 16 of each. Rung 11 multiplies by warpgroups.
 //
 // variants: [{"BM": 64, "BN": 64, "BK": 16, "STAGES": 3, "VECTOR_A": [4, 1], "VECTOR_B": 1},
 //            {"BM": 64, "BN": 64, "BK": 16, "STAGES": 3, "VECTOR_A": 4, "VECTOR_B": 4},

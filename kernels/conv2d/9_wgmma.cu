@@ -11,14 +11,15 @@
 // Shared memory (dynamic): STAGES slots of a tile of A and one of B, in blocks of 64 x 64 numbers: rows of 128 bytes
 //   whose eight 16-byte pieces are swizzled, piece i of row r in place i ^ r % 8, so that eight rows' pieces meet 32
 //   different banks. With 4 stages 65536 bytes for 64 x 64, 131072 for 128 x 128; and 1024 to begin at a multiple of
-//   that. STAGES mbarriers (static) tell when the TMA unit's tiles are there.
+//   that; 196608 for 128 x 256. STAGES mbarriers (static) tell when the TMA unit's tiles are there.
 // Pipeline: while the products of tile t run, those of t - 1 may still do, t + 1 is coming, and the copies of t + 2
 //   are sent into the slot of t - 2. So products are waited for one tile later, and tensor cores never for a barrier.
+// Bounds: those of rung 11, 50, 80 and 100 % of the peak for the three tiles, by the bytes through shared memory.
 // Input gradient: parity class blockIdx.z. Weight gradient: slice blockIdx.z. As in rung 3.
 // Next: a warp of its own that gathers; patches by the TMA unit's im2col mode; operands that are kept in 16 bits.
 //
 // variants: [{"HALF": ["bf16", "fp16"], "BM": 64, "BN": 64, "BK": 64, "STAGES": 4, "VECTOR_A": [8, 4], "VECTOR_B": [8, 4]},
-//            {"HALF": ["bf16", "fp16"], "BM": 128, "BN": 128, "BK": 64, "STAGES": 4, "VECTOR_A": 8, "VECTOR_B": 8}]
+//            {"HALF": ["bf16", "fp16"], "BM": 128, "BN": [256, 128], "BK": 64, "STAGES": 4, "VECTOR_A": 8, "VECTOR_B": 8}]
 // dynamic shared: conv2d_forward: STAGES * (BM + BN) * BK * 2 + 1024
 // dynamic shared: conv2d_input_grad: STAGES * (BM + BN) * BK * 2 + 1024
 // dynamic shared: conv2d_weight_grad: STAGES * (BM + BN) * BK * 2 + 1024
@@ -28,10 +29,10 @@
 #include "ptx.cuh"
 #include "ring.cuh"
 #include "rounding.cuh"
+#include "warpgroups.cuh"
 
 constexpr int THREADS = 2 * BM;
-constexpr int BLOCK = 64 * 64;    // numbers
-constexpr int ALIGNMENT = 1024;  // of eight swizzled rows
+constexpr int BLOCK = 64 * 64;  // numbers
 static_assert(BM % 64 == 0 && BN % 64 == 0, "tiles are made of blocks of 64 lines");
 static_assert(BK == 64, "a swizzled row has 128 bytes");
 static_assert(STAGES >= 4, "two tiles are multiplied, and two at least are on their way");
@@ -87,29 +88,14 @@ struct Source {
   }
 };
 
-// Or by the TMA unit, out of an array of whole tiles, `count` of them for each depth (Packing).
+// Or by the TMA unit, out of an array of whole tiles, `count` of them for each depth.
 template <class Operand, int LINES, int VECTOR>
-struct Source<Operand, LINES, VECTOR, false> {
-  static constexpr int SIZE = LINES * BK;
-  const HALF* first;
-  int pitch;
-
+struct Source<Operand, LINES, VECTOR, false> : PackedTiles<HALF, LINES * BK> {
   __device__ __forceinline__ Source(const Operand&, const HALF* array, int number, int count, int begin, int)
-      : first(array + (begin / BK * count + number) * SIZE), pitch(count * SIZE) {}
-
-  __device__ __forceinline__ void copy(HALF* slot, int tile, unsigned long long* full) const {
-    if (threadIdx.x != 0) return;
-    mbarrier_arrive_expect(full, SIZE * 2);
-    copy_bulk(slot, first + tile * pitch, SIZE * 2, full);
-  }
+      : PackedTiles<HALF, LINES * BK>(array, number, count, begin / BK) {}
 };
 
 // ---- preparing operands ---------------------------------------------------------------------------------------------
-
-// The dense operand's array: tiles by depth, then by class (of the input gradient), then by lines.
-struct Packing {
-  int depth_tiles, classes, line_tiles;
-};
 
 // Both operands of a pass, float -> HALF: the first as it lies, the second in tiles. choose(class) is the pass of which
 // operand(pass) is the dense one. One thread four numbers.
@@ -175,7 +161,7 @@ __device__ __forceinline__ void product(const Pass& pass, const HALF* a, const H
   DYN_SHARED(unsigned char, memory);
   __shared__ unsigned long long full[STAGES];  // mbarriers: the TMA unit's tile in a slot is there
   HALF* const ring = reinterpret_cast<HALF*>(memory + (-shared_address(memory) & (ALIGNMENT - 1)));
-  const int warpgroup = threadIdx.x / 128, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
+  const int warpgroup = threadIdx.x / 128;
   const int tiles = pass.end > pass.begin ? ceil_div(pass.end - pass.begin, BK) : 0;
   // Of a depth, the dense operand has the tiles of all columns of all classes (Packing), or those of all rows.
   const int dense_tiles = gathered<A> ? gridDim.z * gridDim.y : gridDim.x;
@@ -215,19 +201,7 @@ __device__ __forceinline__ void product(const Pass& pass, const HALF* a, const H
     wgmma_wait<1>(sums);  // for those of tile - 1
   }
   wgmma_wait<0>(sums);
-#pragma unroll
-  for (int half = 0; half < 2; half++) {
-    const int row = blockIdx.x * BM + warpgroup * 64 + warp * 16 + lane / 4 + half * 8;
-    if (row >= pass.rows) continue;
-    const int begin = pass.output(row);
-#pragma unroll
-    for (int j = 0; j < BN / 8; j++)
-#pragma unroll
-      for (int e = 0; e < 2; e++) {
-        const int column = blockIdx.y * BN + j * 8 + lane % 4 * 2 + e;
-        if (column < pass.columns) y[begin + column] = pass.finish(sums[j * 4 + half * 2 + e], bias, column);
-      }
-  }
+  write_sums(pass, sums, blockIdx.x * BM + warpgroup * 64, blockIdx.y * BN, 1, bias, y);
 }
 
 #include "passes_16_bits.cuh"

@@ -370,14 +370,22 @@ __device__ __forceinline__ Pass without_padding(Pass pass, int first, int count)
 // its own.
 struct WeightGrad {
   int rows, columns, begin, end;
+  int origin, pitch;  // of the array that is written: the output, unless into_tiles says otherwise
   OutputGrads a;
   TapsByPixels b;
 
   __device__ __forceinline__ WeightGrad(const Conv& g, int slice, int slice_depth)
       : rows(g.k), columns(g.r * g.s * g.c), begin(slice * slice_depth), end(min(g.n * g.p * g.q, begin + slice_depth)),
-        a{rows}, b{input_patches(g, 1), columns} {}
+        origin(0), pitch(columns), a{rows}, b{input_patches(g, 1), columns} {}
 
-  __device__ __forceinline__ int output(int row) const { return row * columns; }
+  __device__ __forceinline__ int output(int row) const { return origin + row * pitch; }
+
+  // Each block writes to a tile of its own, (slices, tiles, tile_rows, tile_columns), its tile number (row, column) of gw.
+  __device__ __forceinline__ void into_tiles(int tile_rows, int tile_columns, int row, int column) {
+    const int tile = (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
+    pitch = tile_columns;
+    origin = (tile - row) * tile_rows * tile_columns - column * tile_columns;
+  }
 
   template <class T>
   __device__ __forceinline__ T finish(T sum, const T*, int) const {

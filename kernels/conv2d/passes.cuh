@@ -1,5 +1,5 @@
-// passes.cuh: the kernels of rungs 3 to 6, the same in each. Included behind a rung's own code, which defines
-//   THREADS, BM                             threads of a block, rows of its tile
+// passes.cuh: the kernels of rungs 3 to 6 and 11, the same in each. Included behind a rung's own code, which defines
+//   THREADS, BM, BN                         threads of a block, rows and columns of its tile
 //   product(pass, a, b, bias, y)            computes the block's tile of the product (geometry.cuh says which product)
 //   BLOCKS                                  of a multiprocessor that shall have registers enough, at least; without it
 //                                           one, so that registers are not saved by spilling
@@ -26,11 +26,15 @@ conv2d_input_grad(const REAL* gy, const REAL* w, const REAL* bias, REAL* gx, Con
   if (blockIdx.x * BM < pass.rows) product(pass, gy, w, bias, gx);  // the same for all threads of the block
 }
 
-// x (N, H, W, C), gy (N, P, Q, K) -> partial (slices, K, R, S, C), to be added up by sum_slices; with one slice it is
-// gw. Grid: tiles of rows, tiles of columns, slices.
+// x (N, H, W, C), gy (N, P, Q, K) -> gw (K, R, S, C).   Grid: tiles of rows, tiles of columns, slices. partial and
+// counters (slices.cuh) are null where there is one slice.
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
-conv2d_weight_grad(const REAL* x, const REAL* gy, REAL* partial, Conv g, int slice_depth) {
-  const WeightGrad pass(g, blockIdx.z, slice_depth);
-  REAL* const sums = partial + static_cast<long long>(blockIdx.z) * pass.rows * pass.columns;
-  product(pass, gy, x, static_cast<const REAL*>(nullptr), sums);
+conv2d_weight_grad(const REAL* x, const REAL* gy, REAL* gw, REAL* partial, unsigned* counters, Conv g,
+                   int slice_depth) {
+  WeightGrad pass(g, blockIdx.z, slice_depth);
+  if (partial) pass.into_tiles(TILE_ROWS, TILE_COLUMNS, tile_row(), tile_column());
+  product(pass, gy, x, static_cast<const REAL*>(nullptr), partial ? partial : gw);
+  if (partial)
+    add_slices(partial, counters, pass.rows, pass.columns,
+               [&](int row, int column, REAL sum) { gw[row * pass.columns + column] = sum; });
 }

@@ -11,7 +11,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from ..source import FOLDER, KernelError, Source, cache_folder, without_comments
+from ..source import FOLDER, EmulatorError, KernelError, Source, cache_folder, without_comments
 
 _HERE = Path(__file__).resolve().parent
 
@@ -28,7 +28,7 @@ def _find_compiler(named: str | None) -> str:
         path = shutil.which(candidate)
         if path:
             return path
-    raise KernelError(NO_COMPILER if named is None else f"{NO_COMPILER} (CXX is {named!r}, which is not there)")
+    raise EmulatorError(NO_COMPILER if named is None else f"{NO_COMPILER} (CXX is {named!r}, which is not there)")
 
 
 def compiler() -> str:
@@ -79,8 +79,13 @@ def _key(*parts: str) -> str:
 
 def _compile(target: Path, what: str, arguments: list[str], text: str | None = None) -> None:
     """Compiles, and renames the result to `target`: two processes that build the same see no half of it."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(suffix=".so", dir=target.parent)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(suffix=".so", dir=target.parent)
+    except OSError as error:
+        raise EmulatorError(
+            f"compiled kernels cannot be written to {target.parent}: {error.strerror}; set MINIGAN_CACHE to a folder"
+        ) from error
     os.close(handle)
     try:
         # The folder above kernels/ is where gdb looks for the "kernels/x.cu" of the #line marks.

@@ -41,9 +41,10 @@ void wait_for_mbarrier(unsigned long long* barrier, unsigned parity);
 void copy_bulk(void* shared, const void* global, unsigned bytes, unsigned long long* barrier);
 
 // ---- sm_90 (warpgroups.cpp): products of a warpgroup. d: the accumulators of one lane, 4 for each 8 columns
-enum class Half { bf16, fp16 };
-void multiply_async(Half format, float* d, int columns, unsigned long long a, unsigned long long b, bool a_by_lines,
+enum class Format { bf16, fp16, tf32 };
+void multiply_async(Format format, float* d, int columns, unsigned long long a, unsigned long long b, bool a_by_lines,
                     bool b_by_lines);
+void multiply_async_tf32(float* d, int columns, const unsigned* a, unsigned long long b);  // a: the lane's 4 registers
 void fence_warpgroup();
 void commit_products();
 void wait_for_products(int pending_groups);

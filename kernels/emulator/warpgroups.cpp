@@ -1,5 +1,6 @@
-// wgmma.mma_async: D[64][N] += A[64][16] * B[16][N] by the four warps of a warpgroup, both operands in shared memory,
-// named by descriptors. Each warp makes 16 rows, so that a warp's products are computed by themselves.
+// wgmma.mma_async: D[64][N] += A[64][K] * B[K][N] by the four warps of a warpgroup; K = 16 for numbers of 16 bits, 8 for
+// TF32. B lies in shared memory, named by a descriptor, and so does A, or, in TF32, it is in registers. Each warp makes
+// 16 rows, so that a warp's products are computed by themselves.
 //
 // A product is asynchronous. Its accumulators are NaN until a wait for its group, and its operands are read when it is
 // issued (even seeds: shows operands that are not there yet) or only at that wait (odd seeds: shows operands that are
@@ -25,12 +26,13 @@ struct Accumulators {
 
 struct Operands {
   float* d;
-  Half format;
+  Format format;
   int columns;
   unsigned long long a, b;
   bool a_by_lines, b_by_lines;
+  const unsigned* a_registers;  // each lane's own; null where `a` is a descriptor
 
-  bool same_as(const Operands& o) const {  // d is each lane's own
+  bool same_as(const Operands& o) const {  // but for d and A's registers
     return format == o.format && columns == o.columns && a == o.a && b == o.b && a_by_lines == o.a_by_lines &&
            b_by_lines == o.b_by_lines;
   }
@@ -39,6 +41,7 @@ struct Operands {
 struct Product {
   Operands operands;
   Accumulators* accumulators;
+  const unsigned* a_registers[32];
 };
 
 struct WarpState {
@@ -46,7 +49,8 @@ struct WarpState {
   std::vector<Product> products;                            // the oldest first
   std::vector<unsigned> group_sizes;                        // of committed ones
   std::vector<Operands> issued;                             // all of them in this block
-  bool fenced = false;  // registers may be used by products, until the next wait hands some back
+  bool fenced = false;  // accumulators may be used by products, until the next wait hands some back
+  bool a_fenced = false;  // and A's registers, which are filled anew for each group
 };
 
 std::vector<WarpState> states;
@@ -55,46 +59,60 @@ unsigned warp_number() { return thread_number() / 32; }
 
 // ---- descriptors ----------------------------------------------------------------------------------------------------
 
-// Lines x 16 numbers out of shared memory as a descriptor says. "Canonical layouts" of the PTX manual, 128-byte
+// Lines x K numbers out of shared memory as a descriptor says. "Canonical layouts" of the PTX manual, 128-byte
 // swizzle: rows of 128 bytes, in whose address bits 4 to 6 are xored with bits 7 to 9.
-//   by depth (K-major):  line l is row l % 8 of group l / 8, `stride` bytes apart; its 16 steps lie side by side
+//   by depth (K-major):  line l is row l % 8 of group l / 8, `stride` bytes apart; its steps lie side by side
 //   by lines (MN-major): step k is row k % 8 of group k / 8, `stride` bytes apart; 64 lines lie side by side in it, and
 //                        the next 64 are `lead` bytes further
-template <float (*widen)(unsigned short)>
+template <class Number, float (*widen)(Number)>
 void read_matrix(unsigned long long descriptor, bool by_lines, int first, int lines, float (*out)[kMaxColumns]) {
+  constexpr int kPiece = 16 / sizeof(Number), kDepth = 2 * kPiece;  // numbers in 16 bytes; steps of a product
   unsigned start = (descriptor & 0x3fff) << 4, lead = (descriptor >> 16 & 0x3fff) << 4;
   unsigned stride = (descriptor >> 32 & 0x3fff) << 4;
   if (descriptor >> 62 != 1) fail("wgmma: the emulator knows the 128-byte swizzle (1) only, not mode %llu",
                                   descriptor >> 62);
   if (descriptor >> 49 & 7) fail("wgmma: the emulator knows no base offset, so swizzled rows begin at 1024 bytes");
-  auto eight = [&](unsigned address) {
-    return reinterpret_cast<const unsigned short*>(async_view(address ^ (address >> 3 & 0x70), 16));
+  auto piece = [&](unsigned address) {
+    return reinterpret_cast<const Number*>(async_view(address ^ (address >> 3 & 0x70), 16));
   };
   for (int line = first; line < first + lines; line += by_lines ? 8 : 1)
-    for (int step = 0; step < 16; step += by_lines ? 1 : 8) {
-      const unsigned short* numbers =
-          by_lines ? eight(start + line / 8 % 8 * 16 + line / 64 * lead + step % 8 * 128 + step / 8 * stride)
-                   : eight(start + line % 8 * 128 + line / 8 * stride + step * 2);
-      for (int i = 0; i < 8; i++)
+    for (int step = 0; step < kDepth; step += by_lines ? 1 : kPiece) {
+      const Number* numbers =
+          by_lines ? piece(start + line / 8 % 8 * 16 + line / 64 * lead + step % 8 * 128 + step / 8 * stride)
+                   : piece(start + line % 8 * 128 + line / 8 * stride + step * sizeof(Number));
+      for (int i = 0; i < kPiece; i++)
         out[by_lines ? step : step + i][line - first + (by_lines ? i : 0)] = widen(numbers[i]);
     }
 }
 
 float widen_bf16(unsigned short bits) { return as_float(static_cast<unsigned>(bits) << 16); }
+float widen_tf32(unsigned bits) { return as_float(bits & 0xffffe000u); }  // tensor cores ignore the low bits
 
-template <float (*widen)(unsigned short)>
+// The warp's 16 rows of A out of the lanes' registers: "register fragments for wgmma.mma_async.m64nNk8" of the manual.
+void read_registers(const Product& product, float (*out)[kMaxColumns]) {
+  for (int lane = 0; lane < 32; lane++)
+    for (int i = 0; i < 4; i++)
+      out[lane % 4 + i / 2 * 4][lane / 4 + i % 2 * 8] = widen_tf32(product.a_registers[lane][i]);
+}
+
+template <class Number, float (*widen)(Number)>
 void compute(const Product& product, unsigned warp) {
   static float a[16][kMaxColumns], b[16][kMaxColumns];  // [step][line]
   const Operands& o = product.operands;
-  read_matrix<widen>(o.a, o.a_by_lines, warp % 4 * 16, 16, a);
-  read_matrix<widen>(o.b, o.b_by_lines, 0, o.columns, b);
+  if (o.a_registers) read_registers(product, a);
+  else read_matrix<Number, widen>(o.a, o.a_by_lines, warp % 4 * 16, 16, a);
+  read_matrix<Number, widen>(o.b, o.b_by_lines, 0, o.columns, b);
   for (int i = 0; i < 16; i++)
-    for (int k = 0; k < 16; k++)
+    for (int k = 0; k < static_cast<int>(32 / sizeof(Number)); k++)
       for (int j = 0; j < o.columns; j++) product.accumulators->values[i][j] += a[k][i] * b[k][j];
 }
 
 void compute(const Product& product, unsigned warp) {
-  product.operands.format == Half::bf16 ? compute<widen_bf16>(product, warp) : compute<widen_fp16>(product, warp);
+  switch (product.operands.format) {
+    case Format::bf16: return compute<unsigned short, widen_bf16>(product, warp);
+    case Format::fp16: return compute<unsigned short, widen_fp16>(product, warp);
+    case Format::tf32: return compute<unsigned, widen_tf32>(product, warp);
+  }
 }
 
 // ---- accumulators ---------------------------------------------------------------------------------------------------
@@ -149,15 +167,18 @@ void execute_issue(void** operands, unsigned lanes) {
     if (other.size() >= state.issued.size() && !o.same_as(other[state.issued.size() - 1]))
       fail("wgmma: warps %u and %u of a warpgroup give different descriptors", warp_number(), warp);
   }
+  if (o.a_registers && !state.a_fenced) fail("wgmma: no wgmma_fence() since the last group, so A may not be there yet");
   Accumulators& accumulators = accumulators_of(state, operands, o.columns);
   accumulators.in_flight++;
-  state.products.push_back({o, &accumulators});
+  Product product = {o, &accumulators, {}};
+  for (int lane = 0; lane < 32; lane++) product.a_registers[lane] = static_cast<Operands*>(operands[lane])->a_registers;
+  state.products.push_back(product);
   if (!copies_land_early()) compute(state.products.back(), warp_number());
 }
 
 void execute_fence(void**, unsigned lanes) {
   all_lanes(lanes, "wgmma.fence");
-  states[warp_number()].fenced = true;
+  states[warp_number()].fenced = states[warp_number()].a_fenced = true;
 }
 
 unsigned committed(const WarpState& state) {
@@ -170,6 +191,7 @@ void execute_commit(void**, unsigned lanes) {
   all_lanes(lanes, "wgmma.commit_group");
   WarpState& state = states[warp_number()];
   state.group_sizes.push_back(state.products.size() - committed(state));
+  state.a_fenced = false;
 }
 
 void execute_wait(void** operands, unsigned lanes) {
@@ -208,9 +230,14 @@ const char* end_block_products() {
   return nullptr;
 }
 
-void multiply_async(Half format, float* d, int columns, unsigned long long a, unsigned long long b, bool a_by_lines,
+void multiply_async(Format format, float* d, int columns, unsigned long long a, unsigned long long b, bool a_by_lines,
                     bool b_by_lines) {
-  Operands operands = {d, format, columns, a, b, a_by_lines, b_by_lines};
+  Operands operands = {d, format, columns, a, b, a_by_lines, b_by_lines, nullptr};
+  collective("wgmma.mma_async", execute_issue, 0xffffffffu, &operands);
+}
+
+void multiply_async_tf32(float* d, int columns, const unsigned* a, unsigned long long b) {
+  Operands operands = {d, Format::tf32, columns, 0, b, false, false, a};
   collective("wgmma.mma_async", execute_issue, 0xffffffffu, &operands);
 }
 

@@ -8,13 +8,15 @@ from typing import Any
 import minigan as mg
 from minigan.backend import cuda_problem
 from minigan.cpu import thread_count
+from minigan.kernels import EmulatorError
+from minigan.kernels.emulator.builder import compiler
 
 CORE = ("numpy", "numba", "pillow", "safetensors", "tqdm")
 # What is used beyond the core, and for what.
 OPTIONAL = {
     "cupy-cuda12x": "NVIDIA GPUs (extra cuda12)",
     "cupy-cuda13x": "NVIDIA GPUs (extra cuda13)",
-    "matplotlib": "plots of the losses (extra plot)",
+    "matplotlib": "charts of the benchmarks (extra plot)",
     "tensorboardX": "watching a run in TensorBoard (extra watch)",
     "mpi4py": "training on several processes or machines (extra mpi)",
     "nvidia-nccl-cu12": "training on several GPUs (extra nccl12)",
@@ -35,6 +37,7 @@ def run(given: argparse.Namespace) -> None:
     print(f"default device: {device} ({device.reason})")
     print(f"  cpu: {thread_count()} threads")
     print(f"  cuda: {cuda_problem() or 'available'}")
+    print(f"  emulated: {_compiler()}")
     for name in CORE:
         print(f"{name} {metadata.version(name)}")
     for name, purpose in OPTIONAL.items():
@@ -42,3 +45,11 @@ def run(given: argparse.Namespace) -> None:
             print(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
             print(f"{name}: not installed; for {purpose}")
+
+
+def _compiler() -> str:
+    """What the emulator builds its kernels with, or what is missing."""
+    try:
+        return f"available, with {compiler()}"
+    except EmulatorError as error:
+        return str(error)

@@ -8,6 +8,7 @@ from typing import Any
 from minigan.onnx_export import OPSET, onnx_model
 from minigan.serialization import write_whole
 from minigan.training.errors import UserError
+from minigan.training.folders import run_folder
 from minigan.training.restore import load_generator
 
 
@@ -22,7 +23,7 @@ def run(given: argparse.Namespace) -> None:
     if given.onnx.exists() or given.onnx.suffix.lower() != ".onnx":
         raise UserError(f"--onnx: expected the name of a new .onnx file, got {given.onnx}")
     generator = load_generator(given.folder, "cpu")
-    folder = (given.folder.parent.parent if given.folder.is_file() else given.folder).resolve()
+    folder = run_folder(given.folder).resolve()
     system = json.loads((folder / "config.json").read_text())["system"]
     model = onnx_model(generator, folder.name, system)
     write_whole(given.onnx, model.SerializeToString())

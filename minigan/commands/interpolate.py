@@ -6,6 +6,7 @@ from typing import Any
 
 import minigan as mg
 from minigan.training.errors import UserError
+from minigan.training.folders import run_folder
 from minigan.training.latent import closed_path
 from minigan.training.pictures import check_target, save_images, save_loop
 from minigan.training.restore import load_generator
@@ -17,7 +18,10 @@ def add_to(commands: Any) -> None:
     add = command.add_argument
     add("folder", type=Path, metavar="RUN", help="a run's folder, or one of its checkpoints")
     add(
-        "--out", type=Path, required=True, metavar="PATH", help="a .gif, which loops, or a .png with a row for each leg"
+        "--out",
+        type=Path,
+        metavar="PATH",
+        help="a new .gif, which loops, or .png with a row for each leg (RUN/interpolation.gif, written anew)",
     )
     add("--points", type=int, default=5, metavar="N", help="how many random images the walk goes through (5)")
     add("--frames", type=int, default=12, metavar="N", help="images from each of them to the next (12)")
@@ -31,14 +35,15 @@ def run(given: argparse.Namespace) -> None:
             "interpolate: expected --points from 2, --frames from 1 and --seed from 0, "
             f"got {given.points}, {given.frames} and {given.seed}"
         )
-    kind = given.out.suffix.lower()
-    check_target(given.out, ".gif", ".png")
+    if given.out is not None:
+        check_target(given.out, ".gif", ".png")
     generator = load_generator(given.folder, given.device)
+    out = given.out or run_folder(given.folder) / "interpolation.gif"
     mg.manual_seed(given.seed)
     z = closed_path(generator.noise(given.points, "cpu").numpy(), given.frames)
     images = generator.generate(mg.tensor(z, device="cpu"))
-    if kind == ".gif":
-        save_loop(images, given.out)
+    if out.suffix.lower() == ".gif":
+        save_loop(images, out)
     else:
-        save_images(images, given.out, columns=given.frames)
-    print(f"{given.out}: {len(images)} images, {given.frames} from each of {given.points} points to the next")
+        save_images(images, out, columns=given.frames)
+    print(f"{out}: {len(images)} images, {given.frames} from each of {given.points} points to the next")

@@ -23,7 +23,7 @@ import numpy as np
 from minigan.data.decode import Pixels
 from minigan.data.sources import DataError
 
-FORMAT_VERSION = 1  # raise it when the same file would give other pixels, or when this layout changes
+FORMAT_VERSION = 2  # raise it when the same file would give other pixels, or when this layout changes
 DEFAULT_LIMIT_GIB = 8.0
 ABANDONED_AFTER_S = 3600.0  # a run that builds a set writes to it all the time, unless it was killed
 

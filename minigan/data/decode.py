@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from minigan.data.sources import DataError
+from minigan.data.sources import FORMATS_IN_WORDS, DataError
 
 # Pillow is imported where it is first needed: it would take most of the time of `import minigan.data`.
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Pixels = npt.NDArray[np.uint8]
 
-FORMATS = ("JPEG", "PNG", "WEBP")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 25_000_000
 TOO_LARGE = f"larger than {MAX_PIXELS // 1_000_000} megapixels"
 # Large images are first shrunk by a whole number, to no less than this many times the final size, then by the
@@ -26,7 +26,7 @@ REDUCING_GAP = 3
 
 
 def decode(data: bytes, height: int, width: int, *, skip_grey: bool = False) -> Pixels:
-    """The first frame of a JPEG, PNG or WebP file, upright, on white, its centre cropped to the wanted shape.
+    """The first frame of an image file of one of FORMATS, upright, on white, its centre cropped to the wanted shape.
 
     data: the bytes of the file. Returns (height, width, 3), uint8.
     With `skip_grey` an image without any colour, in whatever mode it is stored, is refused.
@@ -62,11 +62,13 @@ def _opened(data: bytes) -> Iterator["PillowImage"]:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise DataError(TOO_LARGE)
+            if image.format == "TIFF" and image.mode in ("I", "F"):
+                raise DataError("numbers of 32 bits, of which none is known to be white")
             yield image
     except (DataError, MemoryError):
         raise
     except UnidentifiedImageError:
-        raise DataError("not a JPEG, PNG or WebP image") from None
+        raise DataError(f"not a {FORMATS_IN_WORDS} image") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise DataError(TOO_LARGE) from None
     except Exception as error:  # a damaged file may raise nearly anything in Pillow

@@ -13,7 +13,7 @@ import PIL
 
 from minigan.data.cache import Listing, cached, key_of
 from minigan.data.decode import Pixels, decode, pillow_warnings
-from minigan.data.sources import DataError, Source, UnreadableError, open_source
+from minigan.data.sources import FORMATS_IN_WORDS, DataError, Source, UnreadableError, open_source
 
 MAX_NAMES = 10  # in a message
 
@@ -168,7 +168,7 @@ def _too_few(images: ImageSet, minimum: int) -> DataError:
     return DataError(
         f"{_label(images.source)} has {_counted(usable, 'usable image')}; at least {minimum:,} needed. "
         f"Found: {_counted(found, 'image file')}{images.details()}. "
-        "Give a folder or archive of more JPEG, PNG or WebP images, or choose a smaller batch size."
+        f"Give a folder or archive of more {FORMATS_IN_WORDS} images, or choose a smaller batch size."
     )
 
 

@@ -16,11 +16,12 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+FORMATS_IN_WORDS = "JPEG, PNG, WebP, GIF, BMP or TIFF"
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 MAX_BYTES = 64 * 2**20  # of one file: a larger one is no photo, but a mistake or a bomb
 MAX_TAR_HEADER = 2**20  # of one file in a tar: usual are some hundred bytes; parsed, it takes many times its length
-_EXPECTED = "expected a folder, or a .zip, .tar or .tgz file, of JPEG, PNG or WebP images"
+_EXPECTED = f"expected a folder, or a .zip, .tar or .tgz file, of {FORMATS_IN_WORDS} images"
 _ARCHIVE_ERRORS = (
     *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error),
     *(EOFError, OSError, ValueError, IndexError, RuntimeError),

@@ -37,8 +37,8 @@ def generator(image_size: int | Pair, base_channels: int, z_size: int, momentum:
 
     return Generator(
         nn.Linear(z_size, height * width * 16 * c, weight_init=glorot_uniform),
-        nn.Reshape(height, width, 16 * c),
         nn.LeakyReLU(0.2),
+        nn.Reshape(height, width, 16 * c),
         *up(16 * c, 8 * c),
         *up(8 * c, 4 * c),
         *up(4 * c, 2 * c),

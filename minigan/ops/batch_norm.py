@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from minigan.backend import Array, array_module, dispatch
+from minigan.backend import Array, dispatch
 from minigan.distributed import world
 from minigan.ops import batch_norm_cpu, batch_norm_cuda
+from minigan.ops.batch_norm_arrays import excess, given_gradients, given_statistics, over_ranks
 from minigan.ops.leaky_relu import leaky_relu
 from minigan.ops.mean_over_ranks import mean_over_ranks
 from minigan.ops.reduce import mean
@@ -16,94 +17,91 @@ from minigan.tensor import Fused, Tensor
 
 Samples = Iterator[tuple[tuple[np.ndarray, ...], dict[str, Any]]]
 
-# statistics(device, x, gamma, epsilon): of each channel the mean, the biased variance, 1 / sqrt(variance + epsilon),
-# and gamma times that. Whatever takes a slope has a LeakyReLU of that slope behind it: 1 is none.
+# statistics(device, x, gamma, epsilon, groups, running_mean, running_var,
+# momentum): of each group and channel, (groups, C), the mean, the
+# biased variance, 1 / sqrt(variance + epsilon), and gamma times that; running statistics are updated along. Whatever
+# takes a slope has a LeakyReLU of that slope behind it: 1 is none.
 statistics = dispatch(cpu=batch_norm_cpu.statistics, cuda=batch_norm_cuda.statistics)
 normalize = dispatch(cpu=batch_norm_cpu.normalize, cuda=batch_norm_cuda.normalize)
+normalize_given = dispatch(cpu=batch_norm_cpu.normalize_given, cuda=batch_norm_cuda.normalize_given)
 batch_norm_gradients = dispatch(cpu=batch_norm_cpu.gradients, cuda=batch_norm_cuda.gradients)
-update_running = dispatch(cpu=batch_norm_cpu.update_running, cuda=batch_norm_cuda.update_running)
 
 
 @dataclass
 class BatchNorm(Fused):
     """(..., C), gamma (C,), beta (C,) -> (..., C): y = leaky(gamma (x - mean) / sqrt(variance + epsilon) + beta).
 
-    Mean and (biased) variance are the batch's, for each channel; forward leaves them in `average` and `variance`.
+    Mean and variance are two more inputs (C,). Without them they are the batch's, for each channel, the variance
+    biased; forward leaves them in `average` and `variance`, and averages them into `running`: mean, variance, momentum.
     Ioffe and Szegedy, "Batch normalization", 2015. leaky(v) = v if v > 0 else slope * v: most networks have a LeakyReLU
-    behind it, and what lies between the two is then neither written nor kept. synchronised: mean and variance are those
-    of the batch as all ranks together have it.
+    behind it, and what lies between the two is then neither written nor kept. groups: x is so many batches, one after
+    the other. synchronised: mean and variance are those of the batch as all ranks together have it.
     """
 
     epsilon: float = 1e-5
     slope: float = 1.0
     synchronised: bool = False
+    groups: int = 1
+    running: tuple[Array | None, Array | None, float] = (None, None, 0.0)
 
-    def forward(self, x: Array, gamma: Array, beta: Array) -> Array:
-        self.average, self.variance, self.inverse, scale = statistics(self.device, x, gamma, self.epsilon)
+    def forward(self, x: Array, gamma: Array, beta: Array, *given: Array) -> Array:
+        if given:
+            return normalize_given(self.device, x, gamma, beta, *given, self.epsilon, self.slope)
+        running = (None, None, 0.0) if self.synchronised else self.running
+        found = statistics(self.device, x, gamma, self.epsilon, self.groups, *running)
         if self.synchronised:
-            # In double: of its 16 digits, the difference of squares loses twice as many as the mean is larger than the
-            # deviation, and where that is more than 4, float32 has not kept them in x either.
-            xp = array_module(self.device)
-            both = world().mean(xp.stack([self.average, self.variance + self.average**2]))
-            self.average, self.variance = both[0], (both[1] - both[0] ** 2).clip(0)
-            self.inverse = (self.variance + self.epsilon) ** -0.5
-            scale = gamma * self.inverse
+            found = over_ranks(self.device, found[0], found[1], gamma, self.epsilon, x.size, self.running)
+        self.average, self.variance, self.inverse, scale = found
         return normalize(self.device, x, self.average, scale, beta, self.slope)
 
     def gradients(self, gy: Array) -> tuple[Array | None, ...]:
-        x, gamma, beta = (t.data for t in self.inputs)
-        found = batch_norm_gradients(self.device, x, gamma, self.average, self.inverse, gy, beta, self.slope)
-        return self._synchronised(x, gamma, *found) if self.synchronised else found
-
-    def _synchronised(self, x: Array, gamma: Array, gx: Array, ggamma: Array, gbeta: Array) -> tuple[Array, ...]:
-        """gx = gamma / sigma (g - gbeta / M - x^ ggamma / M), where ggamma and gbeta are means over the ranks."""
-        here = array_module(self.device).stack([ggamma, gbeta]).astype(np.float64)
-        excess = (here - world().mean(here)) * (gamma * self.inverse * x.shape[-1] / x.size)
-        scale, shift = excess[0] * self.inverse, excess[1].astype(x.dtype)
-        return gx + normalize(self.device, x, self.average, scale, shift), ggamma, gbeta
+        x, gamma, beta, *given = (t.data for t in self.inputs)
+        known = given_statistics(given[0], given[1], self.epsilon) if given else (self.average, self.inverse)
+        settings = self.slope, bool(given)
+        gx, ggamma, gbeta, totals = batch_norm_gradients(self.device, x, gamma, *known, gy, beta, *settings)
+        if given:
+            return gx, ggamma, gbeta, *given_gradients(gamma, known[1], totals)
+        if self.synchronised:
+            gx += normalize(self.device, x, self.average, *excess(gamma, self.inverse, totals, x.size))
+        return gx, ggamma, gbeta
 
     def composed(self, *inputs: Tensor) -> Tensor:
-        x, gamma, beta = inputs
-        axes = tuple(range(x.ndim - 1))
+        x, gamma, beta, *given = inputs
 
         def average(values: Tensor) -> Tensor:
-            return mean_over_ranks(mean(values, axes)) if self.synchronised else mean(values, axes)
+            found = mean(values, 1, keepdims=True)
+            return mean_over_ranks(found) if self.synchronised else found
 
-        centred = x - average(x)
-        y = centred * (gamma / (average(centred * centred) + self.epsilon).sqrt()) + beta
+        parts = x.reshape(self.groups, -1, x.shape[-1])
+        centred = parts - (given[0] if given else average(parts))
+        variance = given[1] if given else average(centred * centred)
+        y = (centred * (gamma / (variance + self.epsilon).sqrt()) + beta).reshape(x.shape)
         return y if self.slope == 1 else leaky_relu(y, self.slope)
 
     @staticmethod
-    def reference(
-        x: np.ndarray,
-        gamma: np.ndarray,
-        beta: np.ndarray,
-        epsilon: float = 1e-5,
-        slope: float = 1.0,
-        synchronised: bool = False,  # a single rank
+    def reference(  # of a single rank
+        *inputs: np.ndarray, epsilon: float = 1e-5, slope: float = 1.0, synchronised: bool = False, groups: int = 1
     ) -> np.ndarray:
-        axes = tuple(range(x.ndim - 1))
-        y = gamma * (x - x.mean(axes)) / np.sqrt(x.var(axes) + epsilon) + beta
+        x, gamma, beta, *given = inputs
+        parts = x.reshape(groups, -1, x.shape[-1])
+        average, variance = given or (parts.mean(1, keepdims=True), parts.var(1, keepdims=True))
+        y = (gamma * (parts - average) / np.sqrt(variance + epsilon) + beta).reshape(x.shape)
         return np.where(y > 0, y, slope * y)
 
     @staticmethod
     def samples(rng: np.random.Generator) -> Samples:
         for shape, epsilon in (((2, 1), 1e-3), ((7, 19), 1e-5), ((2, 3, 5, 3), 1e-3), ((3, 7, 33, 1), 1e-5)):
             c = shape[-1]
-            yield (
-                (
-                    rng.standard_normal(shape) * 2 + 1,
-                    rng.uniform(0.5, 2, c),
-                    rng.standard_normal(c),
-                ),
-                {"epsilon": epsilon, "synchronised": shape == (7, 19)},
-            )
+            inputs = rng.standard_normal(shape) * 2 + 1, rng.uniform(0.5, 2, c), rng.standard_normal(c)
+            yield inputs, {"epsilon": epsilon, "synchronised": shape == (7, 19)}
         for shape in ((8, 19), (2, 3, 4, 7)):
             # Half of each channel near 1, half near -1, so that nothing is near the kink when it is normalised.
             signs = np.resize([1.0, -1.0], (int(np.prod(shape[:-1])), 1)).reshape(*shape[:-1], 1)
             c = shape[-1]
             x = signs * rng.uniform(0.8, 1.2, shape)
-            yield (x, rng.uniform(0.5, 2, c), rng.uniform(-0.1, 0.1, c)), {"epsilon": 1e-3, "slope": 0.3}
+            inputs = x, rng.uniform(0.5, 2, c), rng.uniform(-0.1, 0.1, c)
+            yield inputs, {"epsilon": 1e-3, "slope": 0.3, "groups": 2}
+            yield (*inputs, rng.uniform(-0.1, 0.1, c), rng.uniform(0.5, 2, c)), {"epsilon": 1e-3, "slope": 0.3}
 
 
 def batch_norm(
@@ -117,13 +115,15 @@ def batch_norm(
     epsilon: float = 1e-5,
     slope: float = 1.0,
     synchronised: bool = False,
+    groups: int = 1,
 ) -> Tensor:
-    """(..., C) normalised for each channel over all other axes, times gamma (C,), plus beta (C,).
+    """(N, ..., C) normalised for each channel over all other axes, times gamma (C,), plus beta (C,).
 
     training: by the batch's mean and variance; the running ones, (C,), are then updated in place, as in Keras:
     running = momentum * running + (1 - momentum) * batch, with the unbiased variance. Otherwise by the running ones.
     slope: of a LeakyReLU behind it, which costs next to nothing here; 1 is none.
     synchronised: the batch is that of all ranks of a data-parallel program together.
+    groups: the N images are so many batches, one after the other, and treated as if each came by itself.
     Raises ValueError in training if there is only one value for each channel, whose variance is undefined.
     """
     c = x.shape[-1:] or (0,)
@@ -133,20 +133,17 @@ def batch_norm(
     if not training:
         if running_mean is None or running_var is None:
             raise ValueError("batch_norm: expected running_mean and running_var where training=False, got None")
-        scale = gamma / (running_var.detach() + epsilon).sqrt()
-        y = x * scale + (beta - running_mean.detach() * scale)
-        return y if slope == 1 else leaky_relu(y, slope)
-    count = round(x.size // max(1, c[0]) / (world().weight if synchronised else 1))
+        return BatchNorm(epsilon, slope)(x, gamma, beta, running_mean.detach(), running_var.detach())
+    if groups < 1 or len(x) % groups:
+        raise ValueError(f"batch_norm: expected as many images in each of {groups} groups, got an input of {x.shape}")
+    count = round(x.size // max(1, c[0] * groups) / (world().weight if synchronised else 1))
     if count < 2:
         raise ValueError(
             f"batch_norm: expected at least 2 values for each channel in training, got an input of {x.shape}"
         )
-    op = BatchNorm(epsilon, slope, synchronised)
-    y = op(x, gamma, beta)
-    running = [t for t in (running_mean, running_var) if t is not None]
-    if running:
-        arrays = (None if t is None else t.data for t in (running_mean, running_var))
-        update_running(x.device, *arrays, op.average, op.variance, momentum, count)
-    for t in running:
-        t.mark_changed()
+    running = [None if t is None else t.data for t in (running_mean, running_var)]
+    y = BatchNorm(epsilon, slope, synchronised, groups, (running[0], running[1], momentum))(x, gamma, beta)
+    for t in (running_mean, running_var):
+        if t is not None:
+            t.mark_changed()
     return y

@@ -1,9 +1,12 @@
 """Batch normalisation on the CPU."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from minigan.backend import Array
 from minigan.cpu import ELEMENTS_PER_THREAD, jit, parallel
+from minigan.ops.batch_norm_arrays import given_statistics, update_running
 
 # Rows are reduced in chunks of about so many elements, which stay in a core's cache for their second reading, but of
 # no more rows than this: each is a float32 sum, whose rounding grows with its length; the chunks' sums are added in
@@ -92,8 +95,22 @@ def _moments(x: Array) -> tuple[Array, Array]:
     return average, variance
 
 
-def statistics(x: Array, gamma: Array, epsilon: float) -> tuple[Array, ...]:
-    average, variance = _moments(x)
+def _groups(x: Array, count: int) -> Iterator[Array]:
+    """(count x N, ..., C) as so many parts (M, C), which share its memory if it is in C order."""
+    return iter(np.ascontiguousarray(x).reshape(count, x.size // max(1, count * x.shape[-1]), x.shape[-1]))
+
+
+def statistics(
+    x: Array,
+    gamma: Array,
+    epsilon: float,
+    groups: int = 1,
+    running_mean: Array | None = None,
+    running_var: Array | None = None,
+    momentum: float = 0.0,
+) -> tuple[Array, ...]:
+    average, variance = (np.stack(found) for found in zip(*map(_moments, _groups(x, groups)), strict=True))
+    update_running(average, variance, x.size // average.size, running_mean, running_var, momentum)
     inverse = (variance + epsilon) ** -0.5
     return average, variance, inverse, gamma * inverse
 
@@ -106,40 +123,71 @@ def _affine(dtype: np.dtype, average: Array, scale: Array, beta: Array) -> tuple
 
 
 def normalize(x: Array, average: Array, scale: Array, beta: Array, slope: float = 1.0) -> Array:
+    """average, scale (groups, C); beta (C,), or (groups, C)."""
     y = np.empty(x.shape, x.dtype)
-    flat = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
-    arguments = *_affine(x.dtype, average, scale, beta), x.dtype.type(slope), y.reshape(flat.shape)
-    parallel(_normalize_loop, len(flat), flat, *arguments, grain=_grain(flat))
+    parts, outs = (_groups(a, len(average)) for a in (x, y))
+    affine = zip(average, scale, np.broadcast_to(beta, average.shape), strict=True)
+    for part, out, one in zip(parts, outs, affine, strict=True):
+        parallel(
+            _normalize_loop, len(part), part, *_affine(x.dtype, *one), x.dtype.type(slope), out, grain=_grain(part)
+        )
     return y
 
 
+def normalize_given(
+    x: Array, gamma: Array, beta: Array, mean: Array, variance: Array, epsilon: float, slope: float
+) -> Array:
+    average, inverse = given_statistics(mean, variance, epsilon)
+    return normalize(x, average, gamma * inverse, beta, slope)
+
+
 def gradients(
-    x: Array, gamma: Array, average: Array, inverse: Array, gy: Array, beta: Array, slope: float = 1.0
-) -> tuple[Array, Array, Array]:
-    """gx (..., C), ggamma (C,), gbeta (C,); average and inverse = 1 / sqrt(variance + epsilon) are float64."""
-    gx = np.empty(x.shape, x.dtype)
-    flat_x, flat_gy = (np.ascontiguousarray(a).reshape(-1, a.shape[-1]) for a in (x, gy))
-    rows, count = _chunks(flat_x)
+    x: Array,
+    gamma: Array,
+    average: Array,
+    inverse: Array,
+    gy: Array,
+    beta: Array,
+    slope: float = 1.0,
+    given: bool = False,
+) -> tuple[Array, ...]:
+    """gx (..., C), ggamma (C,), gbeta (C,), and (2, groups, C) the latter two of each group, as float64.
+
+    average and inverse = 1 / sqrt(variance + epsilon) are float64, (groups, C).
+    """
+    gx, groups = np.empty(x.shape, x.dtype), len(average)
+    totals = np.empty((2, *average.shape))
+    for i, (part, part_gy, out) in enumerate(zip(*(_groups(a, groups) for a in (x, gy, gx)), strict=True)):
+        totals[:, i] = _gradients(part, gamma, average[i], inverse[i], part_gy, beta, slope, given, out)
+    ggamma, gbeta = totals.sum(1).astype(x.dtype)
+    return gx, ggamma, gbeta, totals
+
+
+def _gradients(
+    x: Array,
+    gamma: Array,
+    average: Array,
+    inverse: Array,
+    gy: Array,
+    beta: Array,
+    slope: float,
+    given: bool,
+    gx: Array,
+) -> tuple[Array, Array]:
+    """Of one group, (M, C): puts gx into its place, returns ggamma and gbeta as float64."""
+    rows, count = _chunks(x)
     leaky = *_affine(x.dtype, average, gamma * inverse, beta), x.dtype.type(slope)
     centre = leaky[0]
     sums, products = np.empty((2, count, x.shape[-1]), x.dtype)
-    parallel(_gradient_sums_loop, count, flat_x, flat_gy, *leaky, rows, sums, products, grain=_grain(flat_x, rows))
+    parallel(_gradient_sums_loop, count, x, gy, *leaky, rows, sums, products, grain=_grain(x, rows))
     gbeta = sums.sum(0, dtype=np.float64)
     ggamma = (products.sum(0, dtype=np.float64) - (average - centre) * gbeta) * inverse
-    # gx = gamma / sigma (g - mean(g) - x^ mean(g x^)), where x^ = (x - mean) / sigma
+    # gx = gamma / sigma (g - mean(g) - x^ mean(g x^)), where x^ = (x - mean) / sigma; the means are 0 where mean and
+    # variance are given and do not depend on x
     gx_scale = gamma * inverse
-    x_scale = -gx_scale * inverse * ggamma / len(flat_x)
-    gx_shift = -gx_scale * gbeta / len(flat_x) - x_scale * (average - centre)
+    share = 0.0 if given else 1 / len(x)
+    x_scale = -gx_scale * inverse * ggamma * share
+    gx_shift = -gx_scale * gbeta * share - x_scale * (average - centre)
     coefficients = (a.astype(x.dtype) for a in (gx_scale, x_scale, gx_shift))
-    arguments = flat_gy, flat_x, *leaky, *coefficients, gx.reshape(flat_x.shape)
-    parallel(_combine_loop, len(flat_x), *arguments, grain=_grain(flat_x))
-    return gx, ggamma.astype(x.dtype), gbeta.astype(x.dtype)
-
-
-def update_running(
-    running_mean: Array | None, running_var: Array | None, average: Array, variance: Array, momentum: float, count: int
-) -> None:
-    for running, batch in ((running_mean, average), (running_var, variance * (count / (count - 1)))):
-        if running is not None:
-            running *= running.dtype.type(momentum)
-            running += (batch * (1 - momentum)).astype(running.dtype)
+    parallel(_combine_loop, len(x), gy, x, *leaky, *coefficients, gx, grain=_grain(x))
+    return ggamma, gbeta

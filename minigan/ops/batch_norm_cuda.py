@@ -4,72 +4,107 @@ from typing import Any
 
 import numpy as np
 
-from minigan.backend import Array, array_module, contiguous
+from minigan.backend import Array, address, array_module, contiguous
+from minigan.block_counters import block_counters
 from minigan.kernel_launch import C_REALS, Macros, launch
+
+TILE = 32  # channels of a block
+BLOCKS = 512  # into about so many are large arrays cut, which is 4 for each multiprocessor of a large GPU
+ROWS_OF_A_THREAD = 4  # the least, as many as batch_norm.cu has in flight
 
 
 class _Kernels:
-    """The kernels of batch_norm.cu for x (..., C): blocks of 32 channels and a chunk of rows."""
+    """The kernels of batch_norm.cu for x (groups x N, ..., C): a block has 32 channels and a chunk of a group's rows.
 
-    def __init__(self, device: str, x: Array) -> None:
+    How the rows are cut depends on the shape of a group alone, and so does what is added to what.
+    """
+
+    def __init__(self, device: str, x: Array, groups: int, *others: Array) -> None:
         self.device, self.xp, self.dtype, self.channels = device, array_module(device), x.dtype, x.shape[-1]
-        self.rows = x.size // max(1, self.channels)
-        # At most 256 chunks where they are to be added up, by one block; the grid's limit elsewhere.
-        self.chunk_rows, self.chunks = self._cut(256)
-        self.short = self._cut(65_535)
-
-    def _cut(self, limit: int) -> tuple[int, int]:
-        rows = max(64, -(-self.rows // limit))
-        return rows, -(-self.rows // rows)
+        self.groups, self.rows = groups, x.size // max(1, self.channels * groups)
+        self.tiles = -(-self.channels // TILE)
+        whole = self.channels % 4 == 0 and all(address(a) % 16 == 0 for a in (x, *others))
+        self.vector = 4 if whole and x.dtype == np.float32 else 1
+        least = ROWS_OF_A_THREAD * 8 * self.vector
+        limit = max(1, BLOCKS // max(1, self.tiles))
+        self.chunk_rows = max(least, -(-self.rows // limit))
+        self.chunks = -(-self.rows // self.chunk_rows)
 
     def empty(self, *shape: int) -> Array:
         return self.xp.empty(shape, np.float64)
 
-    def __call__(self, kernel: str, chunks: int, *args: Any) -> None:
+    def partial(self) -> Array:
+        """For a sum over the rows of each chunk."""
+        return self.empty(self.groups, self.chunks, self.channels)
+
+    def __call__(self, kernel: str, *args: Any) -> None:
         if self.rows and self.channels:
-            grid, macros = (-(-self.channels // 32), chunks), {"REAL": C_REALS[self.dtype]}
-            launch("batch_norm.cu", kernel, grid, (32, 8), args, device=self.device, macros=macros)
+            grid, block = (self.tiles, self.chunks, self.groups), (TILE // self.vector, 8 * self.vector)
+            macros: Macros = {"REAL": C_REALS[self.dtype], "VECTOR": self.vector}
+            sizes = self.rows, self.channels, self.chunk_rows
+            launch("batch_norm.cu", kernel, grid, block, (*args, *sizes), device=self.device, macros=macros)
+
+    def counting(self, kernel: str, before: Any, after: Any) -> None:
+        """A launch that counts its blocks."""
+        with block_counters(self.device, self.tiles) as finished:
+            self(kernel, *before, finished, *after)
 
 
-def statistics(device: str, x: Array, gamma: Array, epsilon: float) -> tuple[Array, ...]:
-    run = _Kernels(device, x)
+def statistics(
+    device: str,
+    x: Array,
+    gamma: Array,
+    epsilon: float,
+    groups: int = 1,
+    running_mean: Array | None = None,
+    running_var: Array | None = None,
+    momentum: float = 0.0,
+) -> tuple[Array, ...]:
     x, gamma = contiguous(device, x, gamma)
-    means, squares = run.empty(run.chunks, run.channels), run.empty(run.chunks, run.channels)
-    found = tuple(run.empty(run.channels) for _ in range(4))
-    run("moments", run.chunks, x, means, squares, run.rows, run.channels, run.chunk_rows)
-    sizes = run.rows, run.channels, run.chunk_rows, run.chunks
-    run("combine_moments", 1, means, squares, gamma, *found, float(epsilon), *sizes)
+    run = _Kernels(device, x, groups)
+    found = tuple(run.empty(groups, run.channels) for _ in range(4))
+    after = *found, running_mean, running_var, float(momentum), float(epsilon)
+    run.counting("moments", (x, gamma, run.partial(), run.partial()), after)
     return found
 
 
 def normalize(device: str, x: Array, average: Array, scale: Array, beta: Array, slope: float = 1.0) -> Array:
-    run = _Kernels(device, x)
-    y = run.xp.empty(x.shape, x.dtype)
-    arrays = contiguous(device, x, average, scale, beta)
-    run("normalize", run.short[1], *arrays, y, float(slope), run.rows, run.channels, run.short[0])
+    """average, scale (groups, C); beta (C,), or (groups, C)."""
+    x, average, scale, beta = contiguous(device, x, average, scale, beta)
+    y = array_module(device).empty(x.shape, x.dtype)
+    args = x, average, scale, beta, y, float(slope), beta.ndim == 2
+    _Kernels(device, x, len(average), y)("normalize", *args)
+    return y
+
+
+def normalize_given(
+    device: str, x: Array, gamma: Array, beta: Array, mean: Array, variance: Array, epsilon: float, slope: float
+) -> Array:
+    x, *given = contiguous(device, x, gamma, beta, mean, variance)
+    y = array_module(device).empty(x.shape, x.dtype)
+    _Kernels(device, x, 1, y)("normalize_given", x, *given, y, float(epsilon), float(slope))
     return y
 
 
 def gradients(
-    device: str, x: Array, gamma: Array, average: Array, inverse: Array, gy: Array, beta: Array, slope: float = 1.0
-) -> tuple[Array, Array, Array]:
-    run = _Kernels(device, x)
+    device: str,
+    x: Array,
+    gamma: Array,
+    average: Array,
+    inverse: Array,
+    gy: Array,
+    beta: Array,
+    slope: float = 1.0,
+    given: bool = False,
+) -> tuple[Array, ...]:
     x, gamma, average, inverse, gy, beta = contiguous(device, x, gamma, average, inverse, gy, beta)
-    statistics = gamma, average, inverse
-    gx, ggamma, gbeta = (run.xp.empty(a.shape, a.dtype) for a in (x, gamma, gamma))
-    sums, products = run.empty(run.chunks, run.channels), run.empty(run.chunks, run.channels)
-    coefficients, sizes = run.empty(3, run.channels), (run.rows, run.channels)
-    args = x, gy, *statistics, None if slope == 1 else beta
-    run("gradient_sums", run.chunks, *args, sums, products, float(slope), *sizes, run.chunk_rows)
-    run("combine_gradients", 1, sums, products, *statistics, ggamma, gbeta, coefficients, *sizes, run.chunks)
-    run("input_gradient", run.short[1], *args, coefficients, gx, float(slope), *sizes, run.short[0])
-    return gx, ggamma, gbeta
-
-
-def update_running(
-    device: str, running_mean: Array | None, running_var: Array | None, average: Array, variance: Array, *settings: Any
-) -> None:
-    momentum, count = settings
-    macros: Macros = {"REAL": C_REALS[next(a.dtype for a in (running_mean, running_var) if a is not None)]}
-    args = [average, variance, running_mean, running_var, float(momentum), count, average.size]
-    launch("batch_norm.cu", "update_running", -(-average.size // 32), 32, args, device=device, macros=macros)
+    new = array_module(device).empty if x.size else array_module(device).zeros  # sums of nothing
+    gx, ggamma, gbeta = (new(a.shape, a.dtype) for a in (x, gamma, gamma))
+    groups = len(average)
+    run = _Kernels(device, x, groups, gy, gx)
+    totals, coefficients = run.empty(2, groups, run.channels), run.empty(3, groups, run.channels)
+    args = x, gy, gamma, average, inverse, None if slope == 1 else beta
+    sums = ggamma, gbeta, totals, coefficients, float(slope), given
+    run.counting("gradient_sums", (*args, run.partial(), run.partial()), sums)
+    run("input_gradient", *args, coefficients, gx, float(slope))
+    return gx, ggamma, gbeta, totals

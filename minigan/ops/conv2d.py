@@ -13,26 +13,17 @@ import numpy as np
 
 from minigan.backend import Array, dispatch
 from minigan.ops import conv2d_cpu, conv2d_cuda, geometry
+from minigan.ops.conv2d_launch import Copies, Rounded, shared_copies
 from minigan.ops.geometry import Geometry, Padding, Pair
-from minigan.ops.leaky_relu import ScaleNegative, scale_negative
+from minigan.ops.leaky_relu import ScaleNegative
 from minigan.ops.reduce import sum
 from minigan.tensor import Op, Tensor
 
 Samples = Iterator[tuple[tuple[np.ndarray, ...], dict[str, Any]]]
 
 
-def _activated(leaf: Any) -> Any:
-    """A leaf of the CPU with LeakyReLU behind it; slope 1: none."""
-
-    def with_slope(x: Array, w: Array, g: Geometry, bias: Array | None = None, slope: float = 1.0) -> Array:
-        y = leaf(x, w, g) if bias is None else leaf(x, w, g, bias)
-        return y if slope == 1 else scale_negative("cpu", y, y, slope)
-
-    return with_slope
-
-
-conv_forward = dispatch(cpu=_activated(conv2d_cpu.forward), cuda=conv2d_cuda.forward)
-conv_input_grad = dispatch(cpu=_activated(conv2d_cpu.input_grad), cuda=conv2d_cuda.input_grad)
+conv_forward = dispatch(cpu=conv2d_cpu.forward, cuda=conv2d_cuda.forward)
+conv_input_grad = dispatch(cpu=conv2d_cpu.input_grad, cuda=conv2d_cuda.input_grad)
 conv_weight_grad = dispatch(cpu=conv2d_cpu.weight_grad, cuda=conv2d_cuda.weight_grad)
 
 
@@ -46,12 +37,13 @@ class Conv2d(Op):
 
     geometry: Geometry
     slope: float = 1.0
+    copies: Copies = (None, None)
 
     saved_inputs = (0, 1)
     keeps_output = True
 
     def forward(self, x: Array, w: Array, *bias: Array) -> Array:
-        out = conv_forward(self.device, x, w, self.geometry, bias[0] if bias else None, self.slope)
+        out = conv_forward(self.device, x, w, self.geometry, bias[0] if bias else None, self.slope, self.copies)
         self.out = None if self.slope == 1 else out  # its signs are those before LeakyReLU
         return out
 
@@ -59,9 +51,10 @@ class Conv2d(Op):
         if self.out is not None:
             gy = ScaleNegative(self.slope)(Tensor(self.out, device=self.device), gy)
         x, w, *_ = self.inputs
+        (of_x, of_w), of_gy = self.copies, Rounded()
         return (
-            Conv2dInputGrad(self.geometry)(gy, w) if self.needed[0] else None,
-            Conv2dWeightGrad(self.geometry)(x, gy) if self.needed[1] else None,
+            Conv2dInputGrad(self.geometry, 1.0, (of_gy, of_w))(gy, w) if self.needed[0] else None,
+            Conv2dWeightGrad(self.geometry, (of_x, of_gy))(x, gy) if self.needed[1] else None,
             *(sum(gy, (0, 1, 2)) if needed else None for needed in self.needed[2:]),
         )
 
@@ -95,12 +88,13 @@ class Conv2dInputGrad(Op):
 
     geometry: Geometry
     slope: float = 1.0
+    copies: Copies = (None, None)
 
     saved_inputs = (0, 1)
     keeps_output = True
 
     def forward(self, y: Array, w: Array, *bias: Array) -> Array:
-        out = conv_input_grad(self.device, y, w, self.geometry, bias[0] if bias else None, self.slope)
+        out = conv_input_grad(self.device, y, w, self.geometry, bias[0] if bias else None, self.slope, self.copies)
         self.out = None if self.slope == 1 else out  # its signs are those before LeakyReLU
         return out
 
@@ -108,9 +102,10 @@ class Conv2dInputGrad(Op):
         if self.out is not None:
             gx = ScaleNegative(self.slope)(Tensor(self.out, device=self.device), gx)
         y, w, *_ = self.inputs
+        (of_y, of_w), of_gx = self.copies, Rounded()
         return (
-            Conv2d(self.geometry)(gx, w) if self.needed[0] else None,
-            Conv2dWeightGrad(self.geometry)(gx, y) if self.needed[1] else None,
+            Conv2d(self.geometry, 1.0, (of_gx, of_w))(gx, w) if self.needed[0] else None,
+            Conv2dWeightGrad(self.geometry, (of_gx, of_y))(gx, y) if self.needed[1] else None,
             *(sum(gx, (0, 1, 2)) if needed else None for needed in self.needed[2:]),
         )
 
@@ -143,15 +138,17 @@ class Conv2dWeightGrad(Op):
     """
 
     geometry: Geometry
+    copies: Copies = (None, None)
 
     def forward(self, x: Array, y: Array) -> Array:
-        return conv_weight_grad(self.device, x, y, self.geometry)
+        return conv_weight_grad(self.device, x, y, self.geometry, self.copies)
 
     def backward(self, gw: Tensor) -> tuple[Tensor | None, ...]:
         x, y = self.inputs
+        (of_x, of_y), of_gw = self.copies, Rounded()
         return (
-            Conv2dInputGrad(self.geometry)(y, gw) if self.needed[0] else None,
-            Conv2d(self.geometry)(x, gw) if self.needed[1] else None,
+            Conv2dInputGrad(self.geometry, 1.0, (of_y, of_gw))(y, gw) if self.needed[0] else None,
+            Conv2d(self.geometry, 1.0, (of_x, of_gw))(x, gw) if self.needed[1] else None,
         )
 
     @staticmethod
@@ -202,7 +199,7 @@ def conv2d(
     slope: of a LeakyReLU behind it; 1 is none.
     """
     g = geometry.convolution("conv2d", x.shape, weight.shape, stride, padding)
-    return Conv2d(g, slope)(x, weight, *_bias("conv2d", bias, g.k))
+    return Conv2d(g, slope, shared_copies(x, weight))(x, weight, *_bias("conv2d", bias, g.k))
 
 
 def conv_transpose2d(
@@ -222,7 +219,7 @@ def conv_transpose2d(
     = P stride. slope: as in conv2d.
     """
     g = geometry.transposed("conv_transpose2d", x.shape, weight.shape, stride, padding, output_padding)
-    return Conv2dInputGrad(g, slope)(x, weight, *_bias("conv_transpose2d", bias, g.c))
+    return Conv2dInputGrad(g, slope, shared_copies(x, weight))(x, weight, *_bias("conv_transpose2d", bias, g.c))
 
 
 def conv2d_weight_grad(

@@ -1,7 +1,7 @@
 """The three convolution primitives on the CPU: each by the way that suits the layer.
 
 In float32 that is Winograd's filtering for large layers, which multiplies less and rounds more. MINIGAN_WINOGRAD=0 in
-the environment does without it.
+the environment does without it. Copies in 16 bits are a GPU's; the CPU makes none.
 """
 
 import os
@@ -11,7 +11,9 @@ import numpy as np
 
 from minigan.backend import Array
 from minigan.ops import conv2d_im2col, conv2d_winograd
+from minigan.ops.conv2d_launch import Copies
 from minigan.ops.geometry import Geometry
+from minigan.ops.leaky_relu import scale_negative
 
 
 def _way(g: Geometry, dtype: np.dtype) -> ModuleType:
@@ -22,16 +24,24 @@ def _way(g: Geometry, dtype: np.dtype) -> ModuleType:
     return conv2d_winograd if fewer else conv2d_im2col
 
 
-def forward(x: Array, w: Array, g: Geometry, bias: Array | None = None) -> Array:
-    """(N, H, W, C), (K, R, S, C) and perhaps (K,) -> (N, P, Q, K)."""
-    return _way(g, x.dtype).forward(x, w, g, bias)
+def forward(
+    x: Array, w: Array, g: Geometry, bias: Array | None = None, slope: float = 1.0, _: Copies = (None, None)
+) -> Array:
+    """(N, H, W, C), (K, R, S, C) and perhaps (K,) -> (N, P, Q, K). slope: of a LeakyReLU behind it; 1: none."""
+    return _activated(_way(g, x.dtype).forward(x, w, g, bias), slope)
 
 
-def input_grad(gy: Array, w: Array, g: Geometry, bias: Array | None = None) -> Array:
-    """(N, P, Q, K), (K, R, S, C) and perhaps (C,) -> (N, H, W, C)."""
-    return _way(g, gy.dtype).input_grad(gy, w, g, bias)
+def input_grad(
+    gy: Array, w: Array, g: Geometry, bias: Array | None = None, slope: float = 1.0, _: Copies = (None, None)
+) -> Array:
+    """(N, P, Q, K), (K, R, S, C) and perhaps (C,) -> (N, H, W, C). slope: as of forward."""
+    return _activated(_way(g, gy.dtype).input_grad(gy, w, g, bias), slope)
 
 
-def weight_grad(x: Array, gy: Array, g: Geometry) -> Array:
+def weight_grad(x: Array, gy: Array, g: Geometry, _: Copies = (None, None)) -> Array:
     """(N, H, W, C), (N, P, Q, K) -> (K, R, S, C)."""
     return _way(g, x.dtype).weight_grad(x, gy, g)
+
+
+def _activated(y: Array, slope: float) -> Array:
+    return y if slope == 1 else scale_negative("cpu", y, y, slope)

@@ -11,19 +11,30 @@ from typing import Any
 import numpy as np
 
 from minigan.backend import Array, array_module, matmul_precision, on_device
+from minigan.block_counters import block_counters
 from minigan.ops import conv2d_tune
 from minigan.ops.conv2d_ladder import (
     RUNGS,
     THREE_COLUMNS,
-    Tile,
     candidates,
     choose_slices,
     choose_tile,
+    counters_of,
     padded,
     shared_bytes,
     tiles_of,
 )
-from minigan.ops.conv2d_launch import Launcher, architecture, check_array, check_count, conv, rung_for, vector, widths
+from minigan.ops.conv2d_launch import (
+    Copies,
+    Launcher,
+    architecture,
+    check_array,
+    check_count,
+    conv,
+    rung_for,
+    vector,
+    widths,
+)
 from minigan.ops.conv2d_tune import Choice
 from minigan.ops.geometry import Geometry
 
@@ -35,6 +46,7 @@ def forward(
     g: Geometry,
     bias: Array | None = None,
     slope: float = 1.0,
+    copies: Copies = (None, None),
     *,
     precision: str | None = None,
     rung: int | None = None,
@@ -42,12 +54,12 @@ def forward(
 ) -> Array:
     """(N, H, W, C), (K, R, S, C) and optionally (K,) -> (N, P, Q, K).
 
-    slope: of a LeakyReLU that the outputs go through; 1 is none. precision: how operands may be rounded for tensor
-    cores (set_matmul_precision); None: the one in force. rung, tile: force one (RUNGS); else the problem decides, or
-    MINIGAN_AUTOTUNE.
+    slope: of a LeakyReLU that the outputs go through; 1 is none. copies: of x and w in 16 bits, which other passes
+    share. precision: how operands may be rounded for tensor cores (set_matmul_precision); None: the one in force. rung,
+    tile: force one (RUNGS); else the problem decides, or MINIGAN_AUTOTUNE.
     """
     if _tunes(device, x, g, rung, tile):
-        return _tuned("forward", forward, device, g, precision, (x, w, bias, slope))
+        return _tuned("forward", forward, device, g, precision, copies, (x, w, bias, slope))
     rung = rung_for(g, x.dtype, device, precision, rung, "forward")
     check_array("input", x, g.x_shape, x.dtype)
     check_array("weight", w, g.w_shape, x.dtype)
@@ -70,12 +82,14 @@ def forward(
             chosen, vectors = choose_tile(rung, rows, g.k, widths(run, (x, g.c), (w, g.c)), tile)
             grid, shared = tiles_of(rows, g.k, chosen), shared_bytes(chosen, True, True)
             args = [x, w, bias, y, conv(g, slope)]
+            inner = padded(g) if RUNGS[rung].half else g
+            w_tiles = -(-inner.r * inner.s * inner.c // chosen.bk), 1, grid[1]
             if RUNGS[rung].half:
-                inner = padded(g)
-                w_tiles = -(-inner.r * inner.s * inner.c // chosen.bk), 1, grid[1]
-                given = (x, inner.x_shape), (w, inner.w_shape)
+                given = (x, inner.x_shape, copies[0]), (w, inner.w_shape, copies[1])
                 operands = run.rounded("forward", chosen, vectors, inner, w_tiles, *given)
                 args = [*operands, bias, y, conv(inner, slope), g.k]
+            elif chosen.packed:
+                args[1] = run.packed("forward", chosen, vectors, g, w_tiles, w)
             run("conv2d_forward", grid, chosen.threads, args, chosen, vectors, shared)
     return y
 
@@ -87,6 +101,7 @@ def input_grad(
     g: Geometry,
     bias: Array | None = None,
     slope: float = 1.0,
+    copies: Copies = (None, None),
     *,
     precision: str | None = None,
     rung: int | None = None,
@@ -94,7 +109,7 @@ def input_grad(
 ) -> Array:
     """(N, P, Q, K), (K, R, S, C) and optionally (C,) -> (N, H, W, C): transposed convolution. Else as forward."""
     if _tunes(device, gy, g, rung, tile):
-        return _tuned("input_grad", input_grad, device, g, precision, (gy, w, bias, slope))
+        return _tuned("input_grad", input_grad, device, g, precision, copies, (gy, w, bias, slope))
     rung = rung_for(g, gy.dtype, device, precision, rung, "input_grad")
     check_array("output gradient", gy, g.y_shape, gy.dtype)
     check_array("weight", w, g.w_shape, gy.dtype)
@@ -124,13 +139,15 @@ def input_grad(
             grid = (*tiles_of(rows, g.c, chosen), g.stride_h * g.stride_w)
             shared = shared_bytes(chosen, True, False)
             args = [gy, w, bias, gx, conv(g, slope)]
+            inner = padded(g) if RUNGS[rung].half else g
+            depth = -(-g.r // g.stride_h) * -(-g.s // g.stride_w) * inner.k  # of the class with the most taps
+            w_tiles = -(-depth // chosen.bk), grid[2], grid[1]
             if RUNGS[rung].half:
-                inner = padded(g)
-                depth = -(-g.r // g.stride_h) * -(-g.s // g.stride_w) * inner.k  # of the class with the most taps
-                w_tiles = -(-depth // chosen.bk), grid[2], grid[1]
-                given = (gy, inner.y_shape), (w, inner.w_shape)
+                given = (gy, inner.y_shape, copies[0]), (w, inner.w_shape, copies[1])
                 operands = run.rounded("input_grad", chosen, vectors, inner, w_tiles, *given)
                 args = [*operands, bias, gx, conv(inner, slope), g.c]
+            elif chosen.packed:
+                args[1] = run.packed("input_grad", chosen, vectors, g, w_tiles, w)
             run("conv2d_input_grad", grid, chosen.threads, args, chosen, vectors, shared)
     return gx
 
@@ -140,6 +157,7 @@ def weight_grad(
     x: Array,
     gy: Array,
     g: Geometry,
+    copies: Copies = (None, None),
     *,
     precision: str | None = None,
     rung: int | None = None,
@@ -151,7 +169,7 @@ def weight_grad(
     slices: about how many the depth is cut into, if not as choose_slices says.
     """
     if _tunes(device, x, g, rung, tile):
-        return _tuned("weight_grad", weight_grad, device, g, precision, (x, gy))
+        return _tuned("weight_grad", weight_grad, device, g, precision, copies, (x, gy))
     rung = rung_for(g, x.dtype, device, precision, rung, "weight_grad")
     check_array("input", x, g.x_shape, x.dtype)
     check_array("output gradient", gy, g.y_shape, x.dtype)
@@ -167,26 +185,31 @@ def weight_grad(
         elif rung == 2:
             patches, small = _im2col(run, x, g), RUNGS[2].tiles[0]
 
-            def product(partial: Array, slices: int, slice_depth: int) -> None:
-                sizes = g.k, columns, depth, slice_depth
-                _product(run, gy, patches, None, partial, sizes, (1, g.k), (1, columns), slices)
-
-            _summed(run, gw, g, tiles_of(g.k, columns, small), small, (1, 1), product, slices)
+            grid = tiles_of(g.k, columns, small)
+            slices, slice_depth = choose_slices(grid[0] * grid[1], depth, small.bk, gw.size, gw.itemsize, slices)
+            partial = gw if slices == 1 else run.empty((slices, gw.size))
+            sizes = g.k, columns, depth, slice_depth
+            _product(run, gy, patches, None, partial, sizes, (1, g.k), (1, columns), slices)
+            if slices > 1:
+                run.each_element("sum_slices", gw.size, [partial, gw, slices, gw.size])
         else:
             inner = padded(g) if RUNGS[rung].half else g
-            rows, columns = inner.k, inner.r * inner.s * inner.c
-            chosen, vectors = choose_tile(rung, rows, columns, widths(run, (gy, g.k), (x, g.c)), tile)
+            rows, columns = RUNGS[rung].weight_grad_sizes(inner)
+            operands = ((x, g.c), (gy, g.k)) if RUNGS[rung].transposed else ((gy, g.k), (x, g.c))
+            chosen, vectors = choose_tile(rung, rows, columns, widths(run, *operands), tile, depth)
             grid, shared = tiles_of(rows, columns, chosen), shared_bytes(chosen, False, False)
+            gy_tiles = -(-depth // chosen.bk), 1, grid[1 if RUNGS[rung].transposed else 0]
             if RUNGS[rung].half:
-                gy_tiles = -(-depth // chosen.bk), 1, grid[0]
-                given = (x, inner.x_shape), (gy, inner.y_shape)
+                given = (x, inner.x_shape, copies[0]), (gy, inner.y_shape, copies[1])
                 x, gy = run.rounded("weight_grad", chosen, vectors, inner, gy_tiles, *given)
-
-            def product(partial: Array, slices: int, slice_depth: int) -> None:
-                args = [x, gy, partial, conv(inner), slice_depth]
+            elif chosen.packed:
+                gy = run.packed("weight_grad", chosen, vectors, g, gy_tiles, gy)
+            tiles, size = grid[0] * grid[1], grid[0] * grid[1] * chosen.bm * chosen.bn
+            slices, slice_depth = choose_slices(tiles, depth, chosen.bk, size, gw.itemsize, slices)
+            partial = None if slices == 1 and inner == g else run.empty((slices, size))
+            with block_counters(device, counters_of(tiles, slices)) as count:
+                args = [x, gy, gw, partial, count, conv(inner), *([g.k, g.c] if RUNGS[rung].half else []), slice_depth]
                 run("conv2d_weight_grad", (*grid, slices), chosen.threads, args, chosen, vectors, shared)
-
-            _summed(run, gw, g, grid, chosen, vectors, product, slices)
     return gw
 
 
@@ -223,31 +246,10 @@ def _product(
     run("product", grid, (small.bn, small.bm), [a, b, bias, y, *sizes, *a_strides, *b_strides, float(slope)])
 
 
-def _summed(
-    run: Launcher,
-    gw: Array,
-    g: Geometry,
-    grid: tuple[int, int],
-    tile: Tile,
-    vectors: Any,
-    product: Callable[[Array, int, int], None],
-    wanted: int | None = None,
-) -> None:
-    """product(partial sums, slices, depth of each), and their sum in the order of the slices in gw."""
-    inner = padded(g) if RUNGS[run.rung].half else g  # what the product writes
-    size = inner.k * inner.r * inner.s * inner.c
-    slices, slice_depth = choose_slices(grid[0] * grid[1], g.n * g.p * g.q, tile.bk, size, gw.itemsize, wanted)
-    if slices == 1 and inner == g:
-        product(gw, 1, slice_depth)
-        return
-    partial = run.empty((slices, size))
-    product(partial, slices, slice_depth)
-    shape = [conv(inner), g.c] if RUNGS[run.rung].half else []
-    run.each_element("sum_slices", gw.size, [partial, gw, *shape, slices, gw.size], tile, vectors)
-
-
-def _tuned(what: str, run: Callable[..., Array], device: str, g: Geometry, precision: str | None, arrays: Any) -> Array:
-    """A pass by the fastest of its candidates."""
+def _tuned(
+    what: str, run: Callable[..., Array], device: str, g: Geometry, precision: str | None, copies: Copies, arrays: Any
+) -> Array:
+    """A pass by the fastest of its candidates, which are timed with all that they round."""
     precision = matmul_precision(device) if precision is None else precision
     first, second = _contiguous(device, *arrays[:2])
     a, b = {"forward": (g.c, g.c), "input_grad": (g.k, g.c), "weight_grad": (g.k, g.c)}[what]
@@ -255,13 +257,14 @@ def _tuned(what: str, run: Callable[..., Array], device: str, g: Geometry, preci
     widths = vector(second if swapped else first, a), vector(first if swapped else second, b)
     ways = list(candidates(what, g, architecture(device), precision, widths))
 
-    def compute(way: Choice) -> Array:
+    def compute(way: Choice, copies: Copies = (None, None)) -> Array:
         split = {} if way.slices is None else {"slices": way.slices}
-        return run(device, first, second, g, *arrays[2:], precision=precision, rung=way.rung, tile=way.tile, **split)
+        given = device, first, second, g, *arrays[2:], copies
+        return run(*given, precision=precision, rung=way.rung, tile=way.tile, **split)
 
     sizes = " ".join(f"{name}{size}" for name, size in asdict(g).items())
     problem = f"{what} {precision} {sizes} vectors {widths[0]} {widths[1]}"
-    return compute(conv2d_tune.choose(device, problem, ways, compute))
+    return compute(conv2d_tune.choose(device, problem, ways, compute), copies)
 
 
 def _tunes(device: str, first: Array, g: Geometry, rung: int | None, tile: int | None) -> bool:

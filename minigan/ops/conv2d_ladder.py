@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from minigan.block_counters import LIMIT
 from minigan.ops.conv2d_tune import Choice
 from minigan.ops.geometry import Geometry
 
@@ -23,6 +24,8 @@ BLOCKS = 256
 # But a slice is at least so many tiles deep, and the workspace takes so many bytes at most.
 SLICE_TILES = 4
 WORKSPACE_BYTES = 256 << 20
+# Slices are added up by blocks that count each other (slices.cuh): by groups of GROUP.
+GROUP = 16
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Tile:
     macros: Mapping[str, int | str] = field(default_factory=dict)
     # (1, 1), (4, 1), (4, 4): how many numbers of operands A and B are loaded at once
     vectors: tuple[tuple[int, int], ...] = ((1, 1),)
-    # Whether the dense operand is written in whole, swizzled tiles before the product (9_wgmma.cu).
+    # Whether the dense operand is written in whole, swizzled tiles before the product (warpgroups.cuh).
     packed: bool = False
 
 
@@ -48,6 +51,8 @@ class Rung:
     architecture: int = 75
     newest: int | None = None  # the last architecture that has its instructions, where not all later ones do
     precision: str = "float32"
+    # Whether the weight gradient is computed the other way round: rows are taps, columns filters (11_wgmma_tf32.cu).
+    transposed: bool = False
 
     def supports(self, arch: int) -> bool:
         return self.architecture <= arch <= (self.newest or arch)
@@ -60,6 +65,17 @@ class Rung:
     def half(self) -> bool:
         """Whether its operands are rounded to 16 bits, and padded, before it multiplies them."""
         return self.precision in HALF_DTYPES
+
+    def weight_grad_sizes(self, g: Geometry) -> tuple[int, int]:
+        """Rows and columns of the weight gradient's product. g: with padded channels, if it pads them."""
+        filters, taps = g.k, g.r * g.s * g.c
+        return (taps, filters) if self.transposed else (filters, taps)
+
+    def channels(self, what: str, g: Geometry) -> tuple[int, int]:
+        """The channels of a pass's operands A and B, along which they are loaded."""
+        if what == "weight_grad":
+            return (g.c, g.k) if self.transposed else (g.k, g.c)
+        return {"forward": (g.c, g.c), "input_grad": (g.k, g.c)}[what]
 
 
 def _register_tile(bm: int, bn: int, bk: int, tm: int, tn: int, *vectors: tuple[int, int]) -> Tile:
@@ -84,10 +100,15 @@ def _half_rung(half: str) -> Rung:
 def _warpgroup_rung(half: str) -> Rung:
     every = ((8, 8), (8, 4), (4, 8), (4, 4))
     tiles = []
-    for size, vectors in ((64, every), (128, ((8, 8),))):
-        macros: dict[str, int | str] = {"HALF": half, "BM": size, "BN": size, "BK": 64, "STAGES": 4}
-        tiles.append(Tile(size, size, 64, 2 * size, macros, vectors, packed=True))
+    for bm, bn, vectors in ((64, 64, every), (128, 256, ((8, 8),)), (128, 128, ((8, 8),))):
+        macros: dict[str, int | str] = {"HALF": half, "BM": bm, "BN": bn, "BK": 64, "STAGES": 4}
+        tiles.append(Tile(bm, bn, 64, 2 * bm, macros, vectors, packed=True))
     return Rung("9_wgmma.cu", tuple(tiles), architecture=90, newest=90, precision=half)
+
+
+def _warpgroup_tf32_tile(bm: int, bn: int, *vectors: tuple[int, int]) -> Tile:
+    macros = {"BM": bm, "BN": bn, "BK": 32, "STAGES": 4}
+    return Tile(bm, bn, 32, 2 * bm, macros, vectors, packed=True)
 
 
 _ALL_VECTORS = ((4, 4), (4, 1), (1, 1))
@@ -119,9 +140,21 @@ RUNGS: dict[int, Rung] = {
     # One source in two number formats.
     7: _half_rung("bf16"),
     8: _half_rung("fp16"),
-    # The same again for sm_90a. Nobody has measured them on a GPU, so choose_rung does not take them: by name only.
+    # For sm_90a. Nobody has measured these on a GPU, so choose_rung does not take them: by name only.
     9: _warpgroup_rung("bf16"),
     10: _warpgroup_rung("fp16"),
+    11: Rung(
+        "11_wgmma_tf32.cu",
+        (
+            _warpgroup_tf32_tile(64, 64, (4, 1), (1, 1)),
+            _warpgroup_tf32_tile(128, 256, (4, 1)),
+            _warpgroup_tf32_tile(128, 128, (4, 1)),
+        ),
+        architecture=90,
+        newest=90,
+        precision="tf32",
+        transposed=True,
+    ),
 }
 
 FOLDER = "conv2d"
@@ -149,7 +182,7 @@ def choose_rung(g: Geometry, dtype: str, arch: int, precision: str = "float32") 
                     f"conv2d: precision {precision!r} needs a GPU from sm_{spec.architecture} on, "
                     f"this is an sm_{arch}; set_matmul_precision('float32') works there"
                 )
-            return rung  # the first one: 9 and 10 are taken by name only
+            return rung  # the first one: those of sm_90a are taken by name only
     if precision == "tf32" and arch >= 80:
         return 6  # only where the caller allows TF32
     # cp.async came with sm_80. Tiles of three columns (an image's gradient) are rung 4's: it has a narrow one.
@@ -157,11 +190,11 @@ def choose_rung(g: Geometry, dtype: str, arch: int, precision: str = "float32") 
 
 
 def choose_tile(
-    rung: int, rows: int, columns: int, vectors: tuple[int, int], tile: int | None = None
+    rung: int, rows: int, columns: int, vectors: tuple[int, int], tile: int | None = None, depth: int = 0
 ) -> tuple[Tile, Any]:
     """The tile of a rung for a product of this size, and the widest loads that it has among those allowed.
 
-    tile: its number in RUNGS, to force one.
+    tile: its number in RUNGS, to force one. depth: where slices of it may share a tile, as in weight gradients.
     """
     tiles = RUNGS[rung].tiles
     usable = [t for t in tiles if widest(t, vectors) is not None]
@@ -171,12 +204,12 @@ def choose_tile(
         chosen = tiles[tile]
     else:
         # A larger tile reads less, if it leaves work for all of the GPU; a narrow one computes fewer columns in vain.
+        def blocks(t: Tile) -> int:
+            slices = -(-depth // t.bk) // SLICE_TILES if t.packed else 1  # wgmma needs large tiles most
+            return -(-rows // t.bm) * -(-columns // t.bn) * max(1, slices)
+
         narrow = [t for t in usable if t.bn < tiles[0].bn and columns <= t.bn]
-        large = [
-            t
-            for t in usable
-            if t.bn > tiles[0].bn and -(-rows // t.bm) * -(-columns // t.bn) >= BLOCKS and columns > tiles[0].bn
-        ]
+        large = [t for t in usable if t.bn > tiles[0].bn and blocks(t) >= BLOCKS and columns > t.bn // 2]
         chosen = (narrow or large or usable)[0]
     return chosen, widest(chosen, vectors)
 
@@ -194,12 +227,22 @@ def choose_slices(
     slices: about how many, if the memory suffices; else as many as keep a GPU busy.
     """
     steps = max(1, -(-depth // bk))
-    affordable = max(1, min(WORKSPACE_BYTES // max(1, outputs * itemsize), LARGEST // max(1, outputs), 65535))
+    affordable = min(WORKSPACE_BYTES // max(1, outputs * itemsize), LARGEST // max(1, outputs), 65535)
+    affordable = max(1, min(affordable, LIMIT // tiles))  # a tile needs fewer counters than slices
     wanted = max(1, min(-(-BLOCKS // tiles), steps // SLICE_TILES, affordable))
     if slices is not None:
         wanted = max(1, min(slices, steps, affordable))
     slice_steps = -(-steps // wanted)
     return -(-steps // slice_steps), slice_steps * bk
+
+
+def counters_of(tiles: int, slices: int) -> int:
+    """How many counters slices.cuh needs: one for each tile and group, group of groups, and so on."""
+    count = 0
+    while slices > 1:
+        slices = -(-slices // GROUP)
+        count += tiles * slices
+    return count
 
 
 def padded(g: Geometry) -> Geometry:
@@ -209,14 +252,17 @@ def padded(g: Geometry) -> Geometry:
 
 
 def shared_bytes(tile: Tile, a_along_depth: bool, b_along_depth: bool) -> int:
-    """Dynamic shared memory of rungs from 5 on: tile.cuh's Layout for both operands, STAGES times."""
-    stages, itemsize = tile.macros.get("STAGES", 0), 2 if "HALF" in tile.macros else 4
-    if tile.packed:  # swizzled instead of padded, and 1024 bytes to begin at a multiple of that
-        return int(stages) * (tile.bm + tile.bn) * tile.bk * itemsize + 1024
-    numbers = 0
-    for lines, along_depth in ((tile.bm, a_along_depth), (tile.bn, b_along_depth)):
-        numbers += lines * (tile.bk + 16 // itemsize) if along_depth else tile.bk * (lines + 8)
-    return int(stages) * numbers * itemsize
+    """Dynamic shared memory of rungs from 5 on: tile.cuh's Layout for both operands, STAGES times.
+
+    What wgmma reads there is swizzled instead of padded, and needs 1024 bytes more to begin at a multiple of that.
+    """
+    stages, half = tile.macros.get("STAGES", 0), "HALF" in tile.macros
+    itemsize, numbers = 2 if half else 4, 0
+    swizzled = tile.packed and half, tile.packed  # of A and B; in TF32, A is read by threads
+    for lines, along_depth, dense in zip((tile.bm, tile.bn), (a_along_depth, b_along_depth), swizzled, strict=True):
+        padding = 0 if dense else lines * (16 // itemsize) if along_depth else tile.bk * 8
+        numbers += lines * tile.bk + padding
+    return int(stages) * numbers * itemsize + (1024 if tile.packed else 0)
 
 
 def tiles_of(rows: int, columns: int, tile: Tile) -> tuple[int, int]:
@@ -235,16 +281,17 @@ def candidates(what: str, g: Geometry, arch: int, precision: str, widths: tuple[
         if rung < 4 or not spec.supports(arch) or spec.precision not in ("float32", precision):
             continue
         inner = padded(g) if spec.half else g
-        channels = {"forward": (g.c, g.c), "input_grad": (g.k, g.c), "weight_grad": (g.k, g.c)}[what]
-        allowed = tuple(4 if c <= 4 else 8 for c in channels) if spec.half else widths
+        allowed = tuple(4 if c <= 4 else 8 for c in spec.channels(what, g)) if spec.half else widths
+        if spec.transposed and what == "weight_grad":
+            allowed = allowed[::-1]
         for number, tile in enumerate(spec.tiles):
             if widest(tile, (allowed[0], allowed[1])) is None:
                 continue
             if what != "weight_grad":
                 yield Choice(rung, number)
                 continue
-            rows, columns, depth = inner.k, inner.r * inner.s * inner.c, g.n * g.p * g.q
+            (rows, columns), depth = spec.weight_grad_sizes(inner), g.n * g.p * g.q
             tiles = int(np.prod(tiles_of(rows, columns, tile)))
-            usual, _ = choose_slices(tiles, depth, tile.bk, rows * columns, 4)
+            usual, _ = choose_slices(tiles, depth, tile.bk, tiles * tile.bm * tile.bn, 4)
             for slices in sorted({max(1, usual // 4), max(1, usual // 2), usual, 2 * usual}):
                 yield Choice(rung, number, slices)

@@ -1,6 +1,6 @@
 """What the passes of conv2d_cuda.py have in common: checks, memory, and the launches of a rung's kernels."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from minigan.ops.conv2d_ladder import (
     suits_three_columns,
 )
 from minigan.ops.geometry import Geometry
+from minigan.tensor import Tensor
 
 # geometry.cuh's NOWHERE lies beyond every padded image.
 LARGEST_SIDE = 2**28
@@ -98,6 +99,25 @@ def widths(run: "Launcher", *operands: tuple[Array, int]) -> tuple[int, int]:
     return a, b
 
 
+@dataclass
+class Rounded:
+    """Where the passes that multiply by one array find its copy in 16 bits, so that it is rounded once.
+
+    The first of them leaves it here. It never follows the array: a change in place is not seen. So it belongs to an op,
+    which computes its gradients with the numbers that it was computed with, and is dropped with the op's graph.
+    """
+
+    copies: dict[tuple[str, tuple[int, ...]], Array] = field(default_factory=dict)  # by precision and padded shape
+
+
+Copies = tuple[Rounded | None, Rounded | None]  # of a pass's two operands; None: no other pass asks for it
+
+
+def shared_copies(x: Tensor, weight: Tensor) -> Copies:
+    """Of a layer's input and weight: the weight's gradient multiplies by x again, and that of x by the weight."""
+    return Rounded() if weight.requires_grad else None, Rounded() if x.requires_grad else None
+
+
 @dataclass(frozen=True)
 class Launcher:
     """Launches the kernels of one rung."""
@@ -140,31 +160,51 @@ class Launcher:
     def rounded(
         self, name: str, tile: Tile, vectors: Any, g: Geometry, dense_tiles: tuple[int, int, int], *operands: Any
     ) -> list[Array]:
-        """Two operands, each with the shape that it is padded to, in 16 bits: as they lie.
+        """Two operands, each with the shape that it is padded to and its Rounded or None, in 16 bits: as they lie.
 
         Or, where the tile says so, the second one in as many whole tiles of the depth, classes and lines as
-        `dense_tiles` counts. g: with padded channels.
+        `dense_tiles` counts; such tiles are one pass's own. g: with padded channels.
         """
-        first_shape, second_shape = (shape for _, shape in operands)
+        precision = RUNGS[self.rung].precision
+        packed_size = int(np.prod(dense_tiles)) * (tile.bm if name == "weight_grad" else tile.bn) * tile.bk
         args: list[Any] = []
+        copies: list[Array] = []
         threads = 0
-        packed = int(np.prod(dense_tiles)) * (tile.bm if name == "weight_grad" else tile.bn) * tile.bk
-        sizes = [int(np.prod(first_shape)), packed if tile.packed else int(np.prod(second_shape))]
-        for (array, shape), size in zip(operands, sizes, strict=True):
-            check_count(f"an operand of {name} in 16 bits", size)
+        for (array, shape, kept), packed in zip(operands, (False, tile.packed), strict=True):
+            known = {} if kept is None or packed else kept.copies
+            copy = known.get((precision, shape))
+            size = packed_size if packed else int(np.prod(shape))
             rows, padded_rows = (int(np.prod(s[:-1])) for s in (array.shape, shape))
             channels, padded_channels = array.shape[-1], shape[-1]
-            padding = {"rows": rows, "channels": channels, "padded_rows": padded_rows}
-            padding |= {"padded_channels": padded_channels, "vector": vector(array, channels)}
-            args += [array, self.empty(size, HALF_DTYPES[RUNGS[self.rung].precision]), padding]
-            threads += size // 4
-        if threads:  # no images and their gradients
+            padding = {"rows": rows, "channels": channels, "padded_channels": padded_channels}
+            padding |= {"padded_rows": padded_rows if copy is None else 0, "vector": vector(array, channels)}
+            if copy is None:
+                check_count(f"an operand of {name} in 16 bits", size)
+                copy = known[precision, shape] = self.empty(size, HALF_DTYPES[precision])
+                args += [array, copy, padding]
+                threads += size // 4
+            else:  # the kernel has no rows to round
+                args += [None, None, padding]
+            copies.append(copy)
+        if threads:  # else there are no images, or both copies were there
             if tile.packed:
                 packing = dict(zip(("depth_tiles", "classes", "line_tiles"), dense_tiles, strict=True))
                 self.each_element(f"prepare_{name}", threads, [*args, packing, conv(g)], tile, vectors)
             else:
                 self.each_element("round_operands", threads, args, tile, vectors)
-        return [args[1], args[4]]
+        return copies
+
+    def packed(
+        self, name: str, tile: Tile, vectors: Any, g: Geometry, dense_tiles: tuple[int, int, int], operand: Array
+    ) -> Array:
+        """A pass's dense operand, rounded to TF32, in as many whole tiles of depth, classes and lines."""
+        size = int(np.prod(dense_tiles)) * tile.bn * tile.bk
+        check_count(f"an operand of {name} in tiles", size)
+        array = self.empty(size)
+        if size:  # no images and their gradients
+            packing = dict(zip(("depth_tiles", "classes", "line_tiles"), dense_tiles, strict=True))
+            self(f"prepare_{name}", size // 1024, THREADS, [operand, array, packing, conv(g)], tile, vectors)
+        return array
 
 
 def conv(g: Geometry, slope: float = 1.0) -> dict[str, Any]:

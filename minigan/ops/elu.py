@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from minigan.backend import Array, array_module, contiguous, dispatch
-from minigan.cpu import ELEMENTS_PER_THREAD, jit, parallel, parallel_flat
-from minigan.kernel_launch import launch_elements
+from minigan.backend import Array, array_module, dispatch
+from minigan.cpu import ELEMENTS_PER_THREAD, jit, parallel
+from minigan.ops.elements import element_kernel, element_loop
 from minigan.tensor import Op, Tensor
 
 Samples = Iterator[tuple[tuple[np.ndarray, ...], dict[str, Any]]]
@@ -48,29 +48,8 @@ def _elu_grad_loop(start, stop, y, gy, alpha, gx):  # type: ignore[no-untyped-de
         gx[i] = gy[i] if y[i] > 0 else gy[i] * (y[i] + alpha)
 
 
-def _elu_grad_cpu(y: Array, gy: Array, alpha: float) -> Array:
-    gx = np.empty(y.shape, y.dtype)
-    y, gy = np.ascontiguousarray(y), np.ascontiguousarray(gy)
-    parallel_flat(_elu_grad_loop, y, gy, y.dtype.type(alpha), gx)
-    return gx
-
-
-def _elu_cuda(device: str, x: Array, alpha: float) -> Array:
-    y = array_module(device).empty(x.shape, x.dtype)
-    args = [*contiguous(device, x), y, float(alpha)]
-    launch_elements("elu.cu", "elu", y.size, args, device=device, dtype=x.dtype)
-    return y
-
-
-def _elu_grad_cuda(device: str, y: Array, gy: Array, alpha: float) -> Array:
-    gx = array_module(device).empty(y.shape, y.dtype)
-    args = [*contiguous(device, y, gy), gx, float(alpha)]
-    launch_elements("elu.cu", "elu_gradient", gx.size, args, device=device, dtype=y.dtype)
-    return gx
-
-
-elu_forward = dispatch(cpu=_elu_cpu, cuda=_elu_cuda)
-elu_grad = dispatch(cpu=_elu_grad_cpu, cuda=_elu_grad_cuda)
+elu_forward = dispatch(cpu=_elu_cpu, cuda=element_kernel("elu.cu", "elu", 1))
+elu_grad = dispatch(cpu=element_loop(_elu_grad_loop, 1), cuda=element_kernel("elu.cu", "elu_gradient", 1))
 
 
 @dataclass

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from minigan.backend import Array, array_module, contiguous, dispatch
-from minigan.cpu import jit, parallel_flat
-from minigan.kernel_launch import launch_elements
+from minigan.backend import Array, dispatch
+from minigan.cpu import jit
+from minigan.ops.elements import element_kernel, element_loop
 from minigan.tensor import Op, Tensor
 
 Samples = Iterator[tuple[tuple[np.ndarray, ...], dict[str, Any]]]
@@ -21,21 +21,9 @@ def _scale_negative_loop(start, stop, condition, x, slope, y):  # type: ignore[n
         y[i] = x[i] if condition[i] > 0 else 0 if slope == 0 and x[i] == x[i] else slope * x[i]
 
 
-def _scale_negative_cpu(condition: Array, x: Array, slope: float) -> Array:
-    y = np.empty(x.shape, x.dtype)
-    condition, x = np.ascontiguousarray(condition), np.ascontiguousarray(x)
-    parallel_flat(_scale_negative_loop, condition, x, x.dtype.type(slope), y)
-    return y
-
-
-def _scale_negative_cuda(device: str, condition: Array, x: Array, slope: float) -> Array:
-    y = array_module(device).empty(x.shape, x.dtype)
-    args = [*contiguous(device, condition, x), y, float(slope)]
-    launch_elements("leaky_relu.cu", "scale_negative", y.size, args, device=device, dtype=x.dtype)
-    return y
-
-
-scale_negative = dispatch(cpu=_scale_negative_cpu, cuda=_scale_negative_cuda)
+scale_negative = dispatch(
+    cpu=element_loop(_scale_negative_loop, 1), cuda=element_kernel("leaky_relu.cu", "scale_negative", 1)
+)
 
 
 @dataclass

@@ -2,14 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
-from numbers import Real
 from typing import Any
 
 import numpy as np
 
-from minigan.backend import Array, array_module, contiguous, dispatch, on_device
-from minigan.kernel_launch import C_REALS, Macros, launch, launch_elements
+from minigan.backend import Array, dispatch
+from minigan.ops import losses_cuda
 from minigan.ops.elementwise import abs
 from minigan.ops.reduce import broadcast_to, mean
 from minigan.ops.sigmoid import logistic, sigmoid
@@ -17,21 +15,12 @@ from minigan.tensor import Fused, Op, Operand, Tensor, as_tensor
 
 Samples = Iterator[tuple[tuple[np.ndarray, ...], dict[str, Any]]]
 
-THREADS = 256
-BLOCKS = 1024  # at most, of a sum: each thread takes more elements of a larger one
-
 
 def _logistic_loss_cpu(z: Array, t: Array) -> Array:
     return np.maximum(z, 0) - z * t + np.log1p(np.exp(-np.abs(z)))
 
 
-def _logistic_loss_cuda(device: str, z: Array, t: Array) -> Array:
-    y = array_module(device).empty(z.shape, z.dtype)
-    launch_elements("losses.cu", "logistic_loss", y.size, [*contiguous(device, z, t), y], device=device, dtype=z.dtype)
-    return y
-
-
-logistic_loss = dispatch(cpu=_logistic_loss_cpu, cuda=_logistic_loss_cuda)
+logistic_loss = dispatch(cpu=_logistic_loss_cpu, cuda=losses_cuda.logistic_loss)
 
 
 @dataclass
@@ -68,7 +57,7 @@ def _mean_logistic_cpu(z: Array, t: Array) -> Array:
 
 
 def _mean_logistic_gradient_cpu(z: Array, t: Array, gy: Array) -> Array:
-    return gy / z.size * (logistic(np, z) - t)
+    return gy / z.size * (logistic(z) - t)
 
 
 def _mean_l1_cpu(a: Array, b: Array) -> Array:
@@ -79,29 +68,10 @@ def _mean_l1_gradient_cpu(a: Array, b: Array, gy: Array) -> Array:
     return gy / a.size * np.sign(a - b)
 
 
-def _mean_cuda(kernel: str, device: str, a: Array, b: Array) -> Array:
-    """The kernel's sums of blocks, and their mean."""
-    blocks = min(-(-a.size // THREADS), BLOCKS)
-    macros: Macros = {"REAL": C_REALS[a.dtype]}
-    sums, y = array_module(device).empty(blocks, np.float64), array_module(device).empty((), a.dtype)
-    for name, grid, args in (
-        (kernel, blocks, [*contiguous(device, a, b), sums, a.size]),
-        ("mean_of_sums", 1, [sums, y, blocks, a.size]),
-    ):
-        launch("losses.cu", name, grid, THREADS, args, device=device, macros=macros)
-    return y
-
-
-def _gradient_cuda(kernel: str, device: str, a: Array, b: Array, gy: Array) -> Array:
-    ga = array_module(device).empty(a.shape, a.dtype)
-    launch_elements("losses.cu", kernel, a.size, [*contiguous(device, a, b, gy), ga], device=device, dtype=a.dtype)
-    return ga
-
-
-mean_logistic = dispatch(cpu=_mean_logistic_cpu, cuda=partial(_mean_cuda, "logistic_sums"))
-mean_logistic_gradient = dispatch(cpu=_mean_logistic_gradient_cpu, cuda=partial(_gradient_cuda, "logistic_gradient"))
-mean_l1 = dispatch(cpu=_mean_l1_cpu, cuda=partial(_mean_cuda, "l1_sums"))
-mean_l1_gradient = dispatch(cpu=_mean_l1_gradient_cpu, cuda=partial(_gradient_cuda, "l1_gradient"))
+mean_logistic = dispatch(cpu=_mean_logistic_cpu, cuda=losses_cuda.mean_logistic)
+mean_logistic_gradient = dispatch(cpu=_mean_logistic_gradient_cpu, cuda=losses_cuda.mean_logistic_gradient)
+mean_l1 = dispatch(cpu=_mean_l1_cpu, cuda=losses_cuda.mean_l1)
+mean_l1_gradient = dispatch(cpu=_mean_l1_gradient_cpu, cuda=losses_cuda.mean_l1_gradient)
 
 
 @dataclass
@@ -134,8 +104,11 @@ class MeanAbsoluteDifference(Fused):
         return mean_l1(self.device, a, b)
 
     def gradients(self, gy: Array) -> tuple[Array | None, ...]:
-        ga = mean_l1_gradient(self.device, *(one.data for one in self.inputs), gy)
-        return ga if self.needed[0] else None, -ga if self.needed[1] else None
+        a, b = (one.data for one in self.inputs)
+        return (
+            mean_l1_gradient(self.device, a, b, gy) if self.needed[0] else None,
+            mean_l1_gradient(self.device, b, a, gy) if self.needed[1] else None,
+        )
 
     def composed(self, *inputs: Tensor) -> Tensor:
         a, b = inputs
@@ -157,14 +130,11 @@ def binary_cross_entropy_with_logits(logits: Tensor, target: Operand) -> Tensor:
 
     logits z: any shape, before any sigmoid. target t: a tensor of that shape, or a number for all, in [0, 1].
     """
-    if isinstance(target, Real):
-        with on_device(logits.device):
-            full = array_module(logits.device).full(logits.shape, float(target), logits.dtype)
-        target = Tensor(full, device=logits.device)
     t = as_tensor(target, logits)
-    if t.ndim == 0:
+    number = isinstance(t.data, np.generic)  # the loss takes it as it is
+    if t.ndim == 0 and not number:
         t = broadcast_to(t, logits.shape)
-    if t.shape != logits.shape:
+    if t.shape != logits.shape and not number:
         raise ValueError(
             f"binary_cross_entropy_with_logits: expected a target of shape {logits.shape} or a number, got {t.shape}"
         )

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from minigan.backend import Array, array_module, contiguous, dispatch
+from minigan.backend import Array, dispatch
 from minigan.cpu import jit, parallel
-from minigan.kernel_launch import launch_elements
+from minigan.ops import max_pool2d_cuda
 from minigan.ops.geometry import Pair, pair
+from minigan.ops.max_pool2d_cuda import Windows, output_shape
 from minigan.tensor import Op, Tensor
 
 Samples = Iterator[tuple[tuple[np.ndarray, ...], dict[str, Any]]]
-Windows = tuple[Pair, Pair, Pair]  # kernel, stride, padding
 
 
 @jit
@@ -37,33 +37,14 @@ def _max_pool_loop(start, stop, x, kh, kw, sh, sw, ph, pw, y, index):  # type: i
                     first = False
 
 
-def _output_shape(x: Array, kernel: Pair, stride: Pair, padding: Pair) -> tuple[int, ...]:
-    n, h, w, c = x.shape
-    return n, *((i + 2 * p - k) // s + 1 for i, k, s, p in zip((h, w), kernel, stride, padding, strict=True)), c
-
-
 def _max_pool_cpu(x: Array, windows: Windows) -> tuple[Array, Array]:
-    y = np.empty(_output_shape(x, *windows), x.dtype)
+    y = np.empty(output_shape(x, *windows), x.dtype)
     index = np.empty(y.shape, np.int32)
     parallel(_max_pool_loop, y.shape[0] * y.shape[1], x, *(i for pair in windows for i in pair), y, index)
     return y, index
 
 
-def _launch(device: str, kernel: str, x: Array, y: Array, result: Array, windows: Windows, *arrays: Array) -> None:
-    """Runs a kernel over the elements of `result`; x is the pooling's input, or an array of its shape, y its output."""
-    fields = ("n", "h", "w", "c", "p", "q", "kernel_h", "kernel_w", "stride_h", "stride_w", "top", "left")
-    pool = dict(zip(fields, (*x.shape, *y.shape[1:3], *(i for pair in windows for i in pair)), strict=True))
-    launch_elements("max_pool.cu", kernel, result.size, [*arrays, pool], device=device, dtype=result.dtype)
-
-
-def _max_pool_cuda(device: str, x: Array, windows: Windows) -> tuple[Array, Array]:
-    xp, shape = array_module(device), _output_shape(x, *windows)
-    y, index = xp.empty(shape, x.dtype), xp.empty(shape, np.int32)
-    _launch(device, "max_pool", x, y, y, windows, *contiguous(device, x), y, index)
-    return y, index
-
-
-max_pool_forward = dispatch(cpu=_max_pool_cpu, cuda=_max_pool_cuda)
+max_pool_forward = dispatch(cpu=_max_pool_cpu, cuda=max_pool2d_cuda.max_pool)
 
 
 @jit
@@ -91,20 +72,8 @@ def _gather_cpu(x: Array, index: Array, windows: Windows) -> Array:
     return np.take_along_axis(_pixels(x), _pixels(index), 1).reshape(index.shape)
 
 
-def _scatter_cuda(device: str, gy: Array, index: Array, size: Pair, windows: Windows) -> Array:
-    gx = array_module(device).empty((len(gy), *size, gy.shape[-1]), gy.dtype)
-    _launch(device, "put_maxima", gx, gy, gx, windows, *contiguous(device, gy, index), gx)
-    return gx
-
-
-def _gather_cuda(device: str, x: Array, index: Array, windows: Windows) -> Array:
-    y = array_module(device).empty(index.shape, x.dtype)
-    _launch(device, "take_maxima", x, y, y, windows, *contiguous(device, x, index), y)
-    return y
-
-
-scatter = dispatch(cpu=_scatter_cpu, cuda=_scatter_cuda)
-gather = dispatch(cpu=_gather_cpu, cuda=_gather_cuda)
+scatter = dispatch(cpu=_scatter_cpu, cuda=max_pool2d_cuda.scatter)
+gather = dispatch(cpu=_gather_cpu, cuda=max_pool2d_cuda.gather)
 
 
 # For samples: the output's shape, the input's size, overlapping windows, windows in the padding, windows with gaps.

@@ -1,5 +1,6 @@
 """Sums, means, and their opposite, broadcasting: each is the other's gradient."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -7,59 +8,44 @@ from typing import Any
 import numpy as np
 
 from minigan.backend import Array, array_module
-from minigan.cpu import ELEMENTS_PER_THREAD, jit, parallel
+from minigan.ops.column_sums import column_sums
 from minigan.tensor import Op, Tensor, tensor_method
 
 Axis = int | tuple[int, ...] | None
 
 
-# So many rows are added up as they are, in float32 perhaps; these sums are then added in float64.
-ROWS = 64
-
-
-@jit
-def _sum_rows_loop(start, stop, x, sums):  # type: ignore[no-untyped-def]
-    """For chunks start ... stop - 1 of x (M, C): the sums over their rows, added to `sums`."""
-    for chunk in range(start, stop):
-        total = sums[chunk]
-        for i in range(chunk * ROWS, min((chunk + 1) * ROWS, len(x))):
-            for c in range(x.shape[1]):
-                total[c] += x[i, c]
-
-
-def _sum_rows(x: Array) -> Array:
-    """(M, C) -> (C,): what a bias gets as its gradient, and the commonest sum by far."""
-    sums = np.zeros((-(-len(x) // ROWS), x.shape[1]), x.dtype)
-    grain = max(1, ELEMENTS_PER_THREAD // (ROWS * x.shape[1]))
-    parallel(_sum_rows_loop, len(sums), np.ascontiguousarray(x), sums, grain=grain)
-    return sums.sum(0, dtype=np.float64).astype(x.dtype)
-
-
 @dataclass
 class Sum(Op):
-    """y = the sum of x over `axis` (an int, a tuple, or None for all axes).   gx = gy, broadcast to x's shape."""
+    """y = the sum of x over `axis` (an int, a tuple, or None for all axes), divided by `over`.
+
+    gx = gy / over, broadcast to x's shape.
+    """
 
     axis: Axis = None
     keepdims: bool = False
+    over: float = 1.0
 
     saved_inputs = ()
 
     def forward(self, x: Array) -> Array:
-        all_but_last = isinstance(self.axis, tuple) and self.axis == tuple(range(x.ndim - 1))
-        if isinstance(x, np.ndarray) and x.ndim > 1 and x.size and all_but_last:
-            y = _sum_rows(x.reshape(-1, x.shape[-1]))
-            return y.reshape(_kept(x.shape, self.axis)) if self.keepdims else y
-        # NumPy adds up leading axes one by one, which in float32 loses digits; CuPy adds in a tree.
+        axes, kept = _axes(x.ndim, self.axis), _kept(x.shape, self.axis)
+        shape = kept if self.keepdims else tuple(n for i, n in enumerate(x.shape) if i not in axes)
+        if x.size and axes == tuple(range(len(axes))):
+            y = column_sums(self.device, x.reshape(-1, math.prod(kept)), self.over)
+            return y if y.shape == shape else y.reshape(shape)
+        # NumPy adds up axes one by one, which in float32 loses digits; CuPy adds in a tree.
         wide = np.float64 if isinstance(x, np.ndarray) else x.dtype
-        return x.sum(axis=self.axis, keepdims=self.keepdims, dtype=wide).astype(x.dtype, copy=False)
+        y = x.sum(axis=axes, keepdims=self.keepdims, dtype=wide)
+        return (y if self.over == 1 else y / self.over).astype(x.dtype, copy=False)
 
     def backward(self, gy: Tensor) -> tuple[Tensor | None, ...]:
         (x,) = self.inputs
-        return (broadcast_to(gy.reshape(_kept(x.shape, self.axis)), x.shape),)
+        gx = gy if self.over == 1 else gy / self.over
+        return (broadcast_to(gx.reshape(_kept(x.shape, self.axis)), x.shape),)
 
     @staticmethod
-    def reference(x: np.ndarray, axis: Axis = None, keepdims: bool = False) -> np.ndarray:
-        return np.sum(x, axis=axis, keepdims=keepdims)
+    def reference(x: np.ndarray, axis: Axis = None, keepdims: bool = False, over: float = 1.0) -> np.ndarray:
+        return np.sum(x, axis=axis, keepdims=keepdims) / over
 
     @staticmethod
     def samples(rng: np.random.Generator) -> Iterator[tuple[tuple[np.ndarray, ...], dict[str, Any]]]:
@@ -68,7 +54,8 @@ class Sum(Op):
             yield (x,), {"axis": axis, "keepdims": False}
             yield (x,), {"axis": axis, "keepdims": True}
         yield (np.array(1.5),), {}
-        yield (rng.standard_normal((33, 1, 19)),), {"axis": (0, 1)}
+        yield (rng.standard_normal((33, 1, 19)),), {"axis": (0, 1), "over": 33.0}
+        yield (x,), {"axis": 1, "over": 7.0}
 
 
 @dataclass
@@ -99,11 +86,19 @@ class BroadcastTo(Op):
             yield (np.asarray(rng.standard_normal(small)),), {"shape": large}
 
 
+def _axes(ndim: int, axis: Axis) -> tuple[int, ...]:
+    """The reduced axes, in order, each counted from the first."""
+    axes = range(ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+    for a in axes:
+        if not -ndim <= a < ndim:
+            raise np.exceptions.AxisError(a, ndim)
+    return tuple(sorted({a % ndim for a in axes}))
+
+
 def _kept(shape: tuple[int, ...], axis: Axis) -> tuple[int, ...]:
     """The shape with the reduced axes as ones."""
-    axes = range(len(shape)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
-    reduced = {a % len(shape) for a in axes}
-    return tuple(1 if i in reduced else n for i, n in enumerate(shape))
+    axes = _axes(len(shape), axis)
+    return tuple(1 if i in axes else n for i, n in enumerate(shape))
 
 
 @tensor_method("sum")
@@ -115,10 +110,9 @@ def sum(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
 @tensor_method("mean")
 def mean(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The mean over `axis`: an int, a tuple of ints, or None for all."""
-    total = sum(x, axis, keepdims)
     if not x.size:
         raise ValueError(f"mean: expected at least one element, got shape {x.shape}")
-    return total / (x.size / total.size)
+    return Sum(axis, keepdims, x.size / math.prod(_kept(x.shape, axis)))(x)
 
 
 def broadcast_to(x: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -132,4 +126,5 @@ def sum_to(x: Tensor, shape: tuple[int, ...]) -> Tensor:
         return x
     new = x.ndim - len(shape)
     axes = tuple(range(new)) + tuple(new + i for i, n in enumerate(shape) if n == 1 and x.shape[new + i] != 1)
-    return sum(x, axes).reshape(shape)
+    y = sum(x, axes)
+    return y if y.shape == shape else y.reshape(shape)

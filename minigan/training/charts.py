@@ -12,8 +12,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from minigan.training.plots import LEAST_SMOOTHED_OVER, SMOOTHED_OVER, rolling_mean
-
+# A loss of one batch tells little: the line is the mean over so many lines of the log around each. Short runs have
+# a shorter one, a twentieth of them.
+SMOOTHED_OVER = 1000
+LEAST_SMOOTHED_OVER = 25
 MOST_POINTS = 600
 # Lines with so few points have a dot at each.
 FEW_POINTS = 30
@@ -37,6 +39,13 @@ class Panel:
 def is_finite(values: np.ndarray) -> np.ndarray:
     """Where there is a number that can be drawn."""
     return np.abs(values) <= LARGEST  # false for NaN
+
+
+def rolling_mean(values: np.ndarray, width: int) -> np.ndarray:
+    """The mean over `width` values around each, of those that there are at the ends."""
+    width = min(width, len(values))
+    counts = np.convolve(np.ones(len(values)), np.ones(width), "same")
+    return np.convolve(values, np.ones(width), "same") / counts
 
 
 def smoothing_width(count: int) -> int:
@@ -91,7 +100,7 @@ def number(value: float) -> str:
 def chart(panel: Panel, steps: np.ndarray) -> str:
     """A figure with title, legend, axes and lines; steps and each of the panel's lines: (N,), N > 0."""
     means = {name: smoothed(values) if panel.smooth else values for name, values in panel.lines.items()}
-    bottom, top = _range(panel, list(means.values()))
+    bottom, top = axis_range(panel, list(means.values()))
     ticks = nice_ticks(bottom, top)
     bottom, top = ticks[0], ticks[-1]
     right = max(float(steps.max()), 1.0)
@@ -137,7 +146,7 @@ def chart(panel: Panel, steps: np.ndarray) -> str:
     )
 
 
-def _range(panel: Panel, means: list[np.ndarray]) -> tuple[float, float]:
+def axis_range(panel: Panel, means: list[np.ndarray]) -> tuple[float, float]:
     """Of the axis: 0, all means, and all values but a few outliers, which would make the rest flat."""
     bounds = [0.0]
     for values in panel.lines.values():

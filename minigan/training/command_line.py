@@ -243,7 +243,8 @@ def _size(text: str) -> Pair:
 
 def fail(message: str) -> NoReturn:
     """Ends the program with one line and exit code 2."""
-    text = f"{os.path.basename(sys.argv[0])}: error: {message}"
+    program = os.path.basename(sys.argv[0])
+    text = f"{'python -m minigan' if program == '__main__.py' else program}: error: {message}"
     try:
         ranks = world()
     except LaunchError:  # that is the message, and there are no ranks to end

@@ -18,3 +18,8 @@ def latest_run(system: str) -> Path:
     if not found:
         raise UserError(f"--resume: there is no run {PLACE}/{system}-NNNN here; name its folder with --out")
     return found[-1]
+
+
+def run_folder(path: Path) -> Path:
+    """The folder of the run that is named by it, or by one of its checkpoints."""
+    return path.parent.parent if path.is_file() else path

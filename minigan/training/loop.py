@@ -13,6 +13,7 @@ from minigan.backend import is_cuda, memory_errors
 from minigan.cpu import keep_memory
 from minigan.data import Batches, DataError
 from minigan.distributed import world
+from minigan.kernels import EmulatorError
 from minigan.serialization import CheckpointError
 from minigan.tensor import Tensor
 from minigan.training.averaging import average_of, update_average
@@ -43,7 +44,7 @@ def train(make: Callable[[], System], options: Options[Any], dataset: Dataset) -
     try:
         with closing(_Training(make, options, dataset)) as training:
             number = training.run_to_end()
-    except (UserError, DataError, CheckpointError, mg.DeviceError) as error:
+    except (UserError, DataError, CheckpointError, mg.DeviceError, EmulatorError) as error:
         fail(str(error))
     except KeyboardInterrupt:
         world().exit(130, "stopped before training began: there is nothing to save")
@@ -294,7 +295,7 @@ class _Training:
         """The pictures of a run as a whole."""
         self.run.save_film()
         if not self.run.save_plot(self.system.curves):
-            self.say("losses.png is not drawn: matplotlib is not installed (pip install 'minigan[plot]')")
+            self.say("losses.png is not drawn: log.csv has no line")
 
 
 def _out_of_memory(batch_size: int, device: str) -> str:

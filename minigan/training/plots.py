@@ -1,53 +1,127 @@
-"""The losses of a run as a picture. It takes matplotlib, which the extra `plot` brings."""
+"""The losses of a run as a picture, losses.png, by Pillow alone: every run has one, whatever is installed."""
 
-import csv
-import importlib.util
 import io
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
+from minigan.training.charts import Panel, axis_range, is_finite, nice_ticks, number, smoothed, smoothing_width, thinned
+from minigan.training.errors import UserError
 from minigan.training.system import Curves
 
-# A loss of one batch tells little: the line is the mean over so many lines of the log around each. Short runs have
-# a shorter one, a twentieth of them.
-SMOOTHED_OVER = 1000
-LEAST_SMOOTHED_OVER = 25
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+# In pixels of the picture. It is drawn FINER times as large, then reduced: that makes lines and letters smooth.
+FINER = 3
+WIDTH, PANEL_HEIGHT, FOOT = 880, 290, 52
+LEFT, RIGHT, TOP, BOTTOM = 76, 16, 30, 10  # around the axes of a panel
+LETTERS = 14
+# The colours of report.html on white, and of what is behind the lines.
+COLORS = ((22, 96, 168), (191, 74, 7), (27, 122, 75), (138, 58, 166), (122, 100, 0), (179, 36, 93))
+TEXT, GRID = (60, 60, 60), (222, 222, 222)
+FAINT = 0.6  # how much white there is in the line of single steps, behind the means
 
 
-def read_log(log: Path) -> dict[str, np.ndarray]:
-    """The columns of log.csv."""
-    head, *rows = csv.reader(log.read_text().splitlines())
-    return dict(zip(head, np.array(rows, np.float64).reshape(-1, len(head)).T, strict=True))
+def read_columns(path: Path) -> tuple[Curves, int]:
+    """The columns of a CSV file of numbers, and how many lines could not be read.
 
-
-def rolling_mean(values: np.ndarray, width: int) -> np.ndarray:
-    """The mean over `width` values around each, of those that there are at the ends."""
-    width = min(width, len(values))
-    counts = np.convolve(np.ones(len(values)), np.ones(width), "same")
-    return np.convolve(values, np.ones(width), "same") / counts
+    There are no columns where there is no line yet. Half a line at the end is one that is being written, or that a
+    killed run left, and does not count.
+    """
+    try:
+        content = path.read_text("utf-8", "replace")
+    except FileNotFoundError:
+        return {}, 0
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    head, *lines = content[: content.rfind("\n") + 1].splitlines() or [""]
+    names = head.split(",")
+    rows = []
+    for line in lines:
+        try:
+            row = [float(text) for text in line.split(",")]
+        except ValueError:
+            continue
+        if len(row) == len(names) and row[0] >= 0 and math.isfinite(row[0]):
+            rows.append(row)
+    if names[0] != "step" or not rows:
+        return {}, len(lines)
+    return dict(zip(names, np.array(rows).T, strict=True)), len(lines) - len(rows)
 
 
 def plot_losses(log: Path, curves: Callable[[Curves], list[Curves]]) -> bytes | None:
-    """A PNG of what `curves` makes of the log's columns, over the steps; None where matplotlib is not installed."""
-    if importlib.util.find_spec("matplotlib") is None:
+    """A PNG of what `curves` makes of the log's columns, over the steps; None where the log has no line."""
+    columns, _ = read_columns(log)
+    if not columns:
         return None
-    from matplotlib.figure import Figure  # not pyplot, which looks for a screen
-
-    columns = read_log(log)
     steps = columns["step"]
-    width = int(np.clip(len(steps) // 20, LEAST_SMOOTHED_OVER, SMOOTHED_OVER))
-    panels = curves(columns)
-    figure = Figure(figsize=(8, 1.8 + 2.7 * len(panels)), layout="constrained")
-    for axes, panel in zip(figure.subplots(len(panels), squeeze=False, sharex=True)[:, 0], panels, strict=True):
-        for i, (name, values) in enumerate(panel.items()):
-            axes.plot(steps, values, color=f"C{i}", alpha=0.25, linewidth=0.8)
-            axes.plot(steps, rolling_mean(values, width), color=f"C{i}", label=name)
-        axes.set_ylim(bottom=min(0, *(values.min() for values in panel.values())) if panel else None)
-        axes.grid(alpha=0.3)
-        axes.legend()
-    axes.set_xlabel(f"step; the strong lines are means over {width:,} lines of the log")
+    panels = [Panel("", lines) for lines in curves(columns)]
+    picture = Image.new("RGB", (WIDTH * FINER, (PANEL_HEIGHT * len(panels) + FOOT) * FINER), "white")
+    draw = ImageDraw.Draw(picture)
+    font = ImageFont.load_default(LETTERS * FINER)
+    for i, panel in enumerate(panels):
+        _draw_panel(draw, font, panel, steps, PANEL_HEIGHT * i * FINER)
+    last = PANEL_HEIGHT * len(panels) * FINER
+    for tick, x in _step_ticks(steps):
+        draw.text((x, last), number(tick), TEXT, font, "ma")
+    note = f"step; the strong lines are means over {smoothing_width(len(steps)):,} lines of the log"
+    draw.text(((LEFT + WIDTH - RIGHT) / 2 * FINER, last + 1.6 * LETTERS * FINER), note, TEXT, font, "ma")
     content = io.BytesIO()
-    figure.savefig(content, dpi=110)
+    picture.reduce(FINER).save(content, "PNG")
     return content.getvalue()
+
+
+def _draw_panel(draw: ImageDraw.ImageDraw, font: Font, panel: Panel, steps: np.ndarray, top: float) -> None:
+    """Names, axes and lines, `top` below the upper edge."""
+    means = [smoothed(values) for values in panel.lines.values()]
+    ticks = nice_ticks(*axis_range(panel, means))
+    upper, lower = top + TOP * FINER, top + (PANEL_HEIGHT - BOTTOM) * FINER
+
+    def y(values: np.ndarray) -> np.ndarray:
+        share = (ticks[-1] - values) / (ticks[-1] - ticks[0])
+        return upper + np.clip(share, 0, 1) * (lower - upper)
+
+    for _, at in _step_ticks(steps):
+        draw.line([(at, upper), (at, lower)], GRID, FINER)
+    for tick, height in zip(ticks, y(np.array(ticks)), strict=True):
+        draw.line([(LEFT * FINER, height), ((WIDTH - RIGHT) * FINER, height)], GRID, FINER)
+        draw.text(((LEFT - 8) * FINER, height), number(tick), TEXT, font, "rm")
+    x = _x(steps, steps)
+    for values, color in zip(panel.lines.values(), COLORS, strict=False):
+        _draw_line(draw, x, y(values), values, tuple(round(c + FAINT * (255 - c)) for c in color), FINER)
+    for values, color in zip(means, COLORS, strict=False):
+        _draw_line(draw, x, y(values), values, color, 2 * FINER)
+    at = float(LEFT * FINER)
+    for name, color in zip(panel.lines, COLORS, strict=False):
+        draw.line([(at, top + 18 * FINER), (at + 18 * FINER, top + 18 * FINER)], color, 3 * FINER)
+        draw.text((at + 24 * FINER, top + 18 * FINER), name, TEXT, font, "lm")
+        at += 44 * FINER + draw.textlength(name, font)
+
+
+def _draw_line(
+    draw: ImageDraw.ImageDraw, x: np.ndarray, y: np.ndarray, values: np.ndarray, color: tuple[int, ...], width: int
+) -> None:
+    """Through the points whose values are finite, with gaps where they are not."""
+    chosen = thinned(values)
+    finite = is_finite(values[chosen])
+    for part in np.split(chosen, np.flatnonzero(~finite)):
+        points = [(x[i], y[i]) for i in part[is_finite(values[part])]]
+        if len(points) == 1:
+            (a, b), r = points[0], 2 * width
+            draw.ellipse([a - r, b - r, a + r, b + r], color)
+        elif points:
+            draw.line(points, color, width, "curve")
+
+
+def _x(values: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    return (LEFT + values / max(steps.max(), 1.0) * (WIDTH - RIGHT - LEFT)) * FINER
+
+
+def _step_ticks(steps: np.ndarray) -> list[tuple[float, float]]:
+    """The steps that are marked, and where they are."""
+    right = max(float(steps.max()), 1.0)
+    ticks = [tick for tick in nice_ticks(0, right, 8) if tick <= right]
+    return list(zip(ticks, _x(np.array(ticks), steps), strict=True))

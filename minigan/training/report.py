@@ -10,7 +10,6 @@ import fcntl
 import hashlib
 import io
 import json
-import math
 import re
 import string
 import time
@@ -29,6 +28,7 @@ from minigan.serialization import CheckpointError
 from minigan.training.charts import Panel, chart, is_finite, number, smoothing_width
 from minigan.training.errors import UserError
 from minigan.training.latent import slerp
+from minigan.training.plots import read_columns
 from minigan.training.restore import load_generator
 from minigan.version import __version__
 
@@ -134,33 +134,6 @@ def page(run: Path) -> str:
         settings=_settings(config),
         footer=f"Written {time.strftime('%Y-%m-%d %H:%M')} by minigan {escape(__version__)}.",
     )
-
-
-def read_columns(path: Path) -> tuple[Columns, int]:
-    """The columns of a CSV file of numbers, and how many lines could not be read.
-
-    There are no columns where there is no line yet. Half a line at the end is one that is being written, or that a
-    killed run left, and does not count.
-    """
-    try:
-        content = path.read_text("utf-8", "replace")
-    except FileNotFoundError:
-        return {}, 0
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    head, *lines = content[: content.rfind("\n") + 1].splitlines() or [""]
-    names = head.split(",")
-    rows = []
-    for line in lines:
-        try:
-            row = [float(text) for text in line.split(",")]
-        except ValueError:
-            continue
-        if len(row) == len(names) and row[0] >= 0 and math.isfinite(row[0]):
-            rows.append(row)
-    if names[0] != "step" or not rows:
-        return {}, len(lines)
-    return dict(zip(names, np.array(rows).T, strict=True)), len(lines) - len(rows)
 
 
 def panels_of(log: Columns, gamma: Any = None) -> list[Panel]:

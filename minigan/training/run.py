@@ -140,7 +140,7 @@ class Run:
             serialization.write_whole(self.folder / "progress.gif", film(frames))
 
     def save_plot(self, curves: Callable[[Curves], list[Curves]]) -> bool:
-        """losses.png, as `System.curves` has it; False where matplotlib is not installed."""
+        """losses.png, as `System.curves` has it; False where the log has no line."""
         content = plot_losses(self.folder / "log.csv", curves)
         if content is not None:
             serialization.write_whole(self.folder / "losses.png", content)

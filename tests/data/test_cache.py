@@ -52,7 +52,7 @@ def check(result: ImageSet, noise: Callable[..., np.ndarray]) -> None:
     assert result.images.dtype == np.uint8
     assert not result.images.flags.writeable
     assert result.names == [f"{i}.png" for i in range(4)]
-    assert result.skipped == [("bad.jpg", "not a JPEG, PNG or WebP image")]
+    assert result.skipped == [("bad.jpg", "not a JPEG, PNG, WebP, GIF, BMP or TIFF image")]
 
 
 def test_the_second_time_nothing_is_decoded(folder: Path, decoded: list[bytes], noise, cache: Path) -> None:

@@ -141,7 +141,7 @@ def test_coordinates_count_the_stored_pixels() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     np.testing.assert_array_equal(decode_stored(encoded(pixels, "PNG", exif=exif)), pixels)
-    with pytest.raises(DataError, match="not a JPEG, PNG or WebP image"):
+    with pytest.raises(DataError, match="not a JPEG, PNG, WebP, GIF, BMP or TIFF image"):
         decode_stored(b"no picture")
 
 
@@ -220,7 +220,7 @@ SAID = [
     "doubles: 1 (a picture of the same name came before)",
     "damaged: 2",
     "  'CAT_01/short.jpg': annotation: expected 9 and then 18 numbers, got 4 words",
-    "  'CAT_01/text.jpg': not a JPEG, PNG or WebP image",
+    "  'CAT_01/text.jpg': not a JPEG, PNG, WebP, GIF, BMP or TIFF image",
 ]
 
 

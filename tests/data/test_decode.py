@@ -4,6 +4,7 @@ import io
 import struct
 import warnings
 import zlib
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ def png_header(width: int, height: int) -> bytes:
 # ---- modes
 
 
-@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
 def test_the_result_is_the_image(encode, format: str) -> None:
     image = np.broadcast_to(np.linspace(0, 255, 32)[:, None, None], (32, 24, 3)).astype(np.uint8)
     image = image * np.array([1, 0, 1], np.uint8) + np.array([0, 90, 0], np.uint8)
@@ -45,7 +46,7 @@ def test_the_result_is_the_image(encode, format: str) -> None:
     assert pixels.shape == (32, 24, 3)
     assert pixels.dtype == np.uint8
     assert pixels.flags.writeable
-    tolerance = 0 if format == "PNG" else 12
+    tolerance = 0 if format in ("PNG", "BMP", "TIFF", "GIF") else 12  # 32 colours are no loss to a GIF
     assert np.abs(pixels.astype(int) - image).max() <= tolerance
 
 
@@ -99,7 +100,7 @@ def test_a_transparent_colour_is_white(encode) -> None:
     assert colour(encode(Image.new("RGB", (8, 8), RED), transparency=BLUE)).tolist() == list(RED)
 
 
-@pytest.mark.parametrize("format", ["PNG", "WEBP"])
+@pytest.mark.parametrize("format", ["PNG", "WEBP", "GIF", "TIFF"])
 def test_of_an_animation_the_first_frame(encode, format: str) -> None:
     frames = [Image.new("RGB", (8, 8), c) for c in (RED, GREEN, BLUE)]
     data = encode(frames[0], format, save_all=True, append_images=frames[1:], lossless=True)
@@ -122,14 +123,15 @@ UPRIGHT = {
 }
 
 
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
 @pytest.mark.parametrize("orientation", UPRIGHT)
-def test_exif_orientations(encode, noise, orientation: int) -> None:
+def test_exif_orientations(encode, noise, orientation: int, format: str) -> None:
     stored = noise(0, 6, 9)
     upright = UPRIGHT[orientation](stored)
     exif = Image.Exif()
     exif[0x0112] = orientation
     height, width, _ = upright.shape
-    np.testing.assert_array_equal(decode(encode(stored, exif=exif), height, width), upright)
+    np.testing.assert_array_equal(decode(encode(stored, format, exif=exif), height, width), upright)
 
 
 def test_a_turned_jpeg_is_shrunk_as_it_is_decoded_and_still_upright(encode) -> None:
@@ -203,7 +205,7 @@ def test_grey_images_can_be_left_out(encode) -> None:
 # ---- damage
 
 
-@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
 def test_a_truncated_file_is_an_error(encode, noise, format: str) -> None:
     data = encode(noise(0, 64, 64), format)
     for size in (len(data) // 2, len(data) * 9 // 10):
@@ -215,9 +217,11 @@ def test_reasons(encode, noise) -> None:
     png = encode(noise(0, 64, 64))
     cases = {
         b"": "empty file",
-        b"plain text": "not a JPEG, PNG or WebP image",
-        encode(noise(0), "GIF"): "not a JPEG, PNG or WebP image",
-        encode(noise(0), "TIFF"): "not a JPEG, PNG or WebP image",
+        b"plain text": "not a JPEG, PNG, WebP, GIF, BMP or TIFF image",
+        encode(noise(0), "PPM"): "not a JPEG, PNG, WebP, GIF, BMP or TIFF image",
+        encode(noise(0), "PCX"): "not a JPEG, PNG, WebP, GIF, BMP or TIFF image",
+        encode(np.ones((8, 8), np.float32), "TIFF"): "numbers of 32 bits",
+        encode(np.ones((8, 8), np.int32), "TIFF"): "numbers of 32 bits",
         encode(noise(0, 64, 64), "JPEG")[:1000]: "truncated",
         png[:60] + bytes([png[60] ^ 255]) + png[61:]: "damaged: ",
     }
@@ -235,6 +239,32 @@ def test_the_size_is_checked_before_decoding(size: tuple[int, int], heard: str) 
             decode(png_header(*size), 8, 8)
     with pytest.raises(DataError, match=r"truncated|damaged"):
         decode(png_header(5000, 5000), 8, 8)
+
+
+def gif_header(width: int, height: int) -> bytes:
+    """A GIF of 1 x 1 pixels by its head, with a frame of another size in it."""
+    return (
+        b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0, 0, 0) + b"," + struct.pack("<HHHHB", 0, 0, width, height, 0) + b"\2"
+    )
+
+
+def bmp_header(width: int, height: int) -> bytes:
+    return struct.pack("<2sIII IiiHHIIiiII", b"BM", 58, 0, 54, 40, width, height, 1, 24, 0, 4, 0, 0, 0, 0) + b"\0" * 4
+
+
+def tiff_header(width: int, height: int) -> bytes:
+    """Bits a sample 8, no compression, black is 0; its one strip, of 4 bytes, lies at the end."""
+    tags = {256: width, 257: height, 258: 8, 259: 1, 262: 1, 273: 8 + 2 + 8 * 12 + 4, 278: height, 279: 4}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + b"\0" * 8
+
+
+@pytest.mark.parametrize("header", [gif_header, bmp_header, tiff_header])
+def test_the_size_is_checked_before_decoding_in_other_formats(header: Callable[[int, int], bytes]) -> None:
+    with pytest.raises(DataError, match=r"^larger than 25 megapixels$"):
+        decode(header(5000, 5001), 8, 8)
+    with pytest.raises(DataError, match=r"truncated|damaged"):
+        decode(header(5000, 5000), 8, 8)
 
 
 def test_within_pillow_warnings_bombs_are_errors_and_remarks_are_silent() -> None:

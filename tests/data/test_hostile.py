@@ -293,7 +293,7 @@ EXPECTED: dict[str, tuple[list[str], dict[str, str]] | str] = {
     "names.tar": ([*NAMES, LONG, "\udcff.png"], dict.fromkeys(SPECIAL, NO_FILE)),
     "not-utf-8.zip": "not-utf-8.zip is broken, cut short or cannot be read: 'utf-8' codec can't decode",
     "lies.zip": (["good.png"], {"claims.png": "broken in the archive: "}),
-    "nested.zip": "1 skipped: inner.png (not a JPEG, PNG or WebP image)",
+    "nested.zip": "1 skipped: inner.png (not a JPEG, PNG, WebP, GIF, BMP or TIFF image)",
     "claims.tar": "claims.tar is broken",
     "negative.tar": "negative.tar is broken",
     "zeros.tgz": "1 skipped: a.png (larger than 64 MiB)",

@@ -41,7 +41,7 @@ GOOD = ["a.PNG", "b.jpg", "f.png", "g.png", "h.png", "more/c.webp", "more/d.jpeg
 SKIPPED = [
     ("cut.jpg", "truncated"),
     ("empty.png", "empty file"),
-    ("text.jpg", "not a JPEG, PNG or WebP image"),
+    ("text.jpg", "not a JPEG, PNG, WebP, GIF, BMP or TIFF image"),
 ]
 
 
@@ -57,7 +57,7 @@ def test_all_that_can_be_used_is(folder: Path) -> None:
     assert result.skipped == SKIPPED
     assert result.summary() == (
         "8 images from cats/, 3 skipped: cut.jpg (truncated), empty.png (empty file), "
-        "text.jpg (not a JPEG, PNG or WebP image)"
+        "text.jpg (not a JPEG, PNG, WebP, GIF, BMP or TIFF image)"
     )
 
 
@@ -189,8 +189,8 @@ def test_too_few_images_say_how_many_and_why(folder: Path) -> None:
             load(folder, minimum=64)
         assert str(caught.value) == (
             "cats/ has 8 usable images; at least 64 needed. Found: 11 image files, 3 skipped: "
-            "cut.jpg (truncated), empty.png (empty file), text.jpg (not a JPEG, PNG or WebP image). "
-            "Give a folder or archive of more JPEG, PNG or WebP images, or choose a smaller batch size."
+            "cut.jpg (truncated), empty.png (empty file), text.jpg (not a JPEG, PNG, WebP, GIF, BMP or TIFF image). "
+            "Give a folder or archive of more JPEG, PNG, WebP, GIF, BMP or TIFF images, or choose a smaller batch size."
         )
     assert len(load(folder, minimum=8).names) == 8
 

@@ -16,6 +16,7 @@ from minigan.data import DataError, open_source, sources
 from minigan.data.sources import UnreadableError
 
 FILES = {"b.PNG": b"2", "a/ü ñ.jpg": b"1", "a/deep/er/c.JpEg": b"3", "z.webp": b"4", "日本.png": b"5"}
+FILES |= {"d.gif": b"6", "e.BMP": b"7", "f.tif": b"8", "g.tiff": b"9"}
 IGNORED = {
     "notes.txt": b"x",
     ".hidden.jpg": b"x",

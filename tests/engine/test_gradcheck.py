@@ -272,9 +272,17 @@ def test_a_single_input_needs_no_list() -> None:
 
 def test_wrong_arguments() -> None:
     x = inputs((3,))[0]
-    for wrong in (mg.tensor(np.ones(3, np.float32), requires_grad=True), mg.tensor(np.ones(3))):
-        with pytest.raises(ValueError, match="expected float64 inputs, at least one of them with requires_grad=True"):
+    for wrong, got in (
+        (mg.tensor(np.ones(3, np.float32), requires_grad=True), "dtype=float32, device='cpu', requires_grad=True"),
+        (mg.tensor(np.ones(3)), "dtype=float64, device='cpu')"),
+        ([np.ones(3)], "array("),
+        ([x, 2.0], "2.0"),
+    ):
+        with pytest.raises(
+            ValueError, match="expected float64 tensors, one or more with requires_grad=True; got"
+        ) as error:
             mg.gradcheck(F.exp, wrong)
+        assert got in str(error.value)
     for order in (0, 3):
         with pytest.raises(ValueError, match=f"expected order 1 or 2, got {order}"):
             mg.gradcheck(F.exp, x, order=order)

@@ -477,3 +477,113 @@ def test_sequential_leaves_other_layers_alone() -> None:
         for layer in layers:
             expected = layer(expected)
         assert_same(nn.Sequential(*layers)(x), expected)
+
+
+# ---- several batches in one pass -------------------------------------------------------------------------------------
+
+
+def judge(device: str) -> nn.Sequential:
+    """A discriminator, with batch norm behind a convolution and behind a dense layer."""
+    random.manual_seed(5)
+    layers = nn.Conv2d(2, 5, 3), nn.BatchNorm2d(5, 0.5), nn.LeakyReLU(0.3), nn.Flatten(), nn.Linear(5 * 3 * 2, 6)
+    return nn.Sequential(*layers, nn.BatchNorm2d(6, 0.5), nn.ReLU(), nn.Linear(6, 1)).to(device)  # type: ignore[return-value]
+
+
+def batches(count: int, device: str) -> list[mg.Tensor]:
+    """Images whose means and deviations differ from batch to batch."""
+    given = [random.normal((4, 5, 4, 2), mean=i, std=1 + i, device=device) for i in range(count)]
+    for batch in given:
+        batch.requires_grad = True
+    return given
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_together_is_one_after_the_other(count: int, device: str) -> None:
+    """Values, gradients of the weights and of the images, and running statistics; each batch weighs differently."""
+    results = []
+    for at_once in (True, False):
+        net, given = judge(device), batches(count, device)
+        judged = list(nn.together(net, *given) if at_once else map(net, given))
+        assert len(judged) == count
+        losses = [(i + 1) * (y * y).mean() for i, y in enumerate(judged)]
+        sum(losses[1:], losses[0]).backward()
+        results.append([*judged, *(t.grad for t in (*given, *net.parameters())), *net.state_dict().values()])
+    for one, two in zip(*results, strict=True):
+        assert one is not None
+        # A gradient is a sum of up to 12 x count products, behind two normalisations that enlarge roundings tenfold.
+        assert_close(one, two, 100 * rounding(np.float32))
+
+
+def test_together_can_be_differentiated_twice(device: str) -> None:
+    found = []
+    for at_once in (True, False):
+        net, given = judge(device), batches(2, device)
+        judged = list(nn.together(net, *given) if at_once else map(net, given))
+        slopes = mg.grad(sum(y.sum() * (i + 1.0) for i, y in enumerate(judged)), given, create_graph=True)
+        penalty = sum((g * g).sum() for g in slopes if g is not None)
+        assert isinstance(penalty, mg.Tensor)
+        penalty.backward()
+        found.append([penalty, *(p.grad for p in net.parameters() if p.grad is not None)])
+    for one, two in zip(*found, strict=True):
+        assert_close(one, two, 1000 * rounding(np.float32))
+
+
+def test_together_costs_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One convolution sees all images, and the parts of the result are no copies of it."""
+    net = judge("cpu")
+    seen = []
+    convolve = F.conv2d
+    monkeypatch.setattr(F, "conv2d", lambda x, *rest: seen.append(x.shape) or convolve(x, *rest))
+    one, two = nn.together(net, *batches(2, "cpu"))
+    assert seen == [(8, 5, 4, 2)]
+    assert one.shape == two.shape == (4, 1)
+    assert one.data.base is two.data.base is not None
+
+
+def test_together_within_together() -> None:
+    """Four batches, of which a module takes two each time."""
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            self.net = judge("cpu")
+
+        def forward(self, x: mg.Tensor) -> mg.Tensor:
+            one, two = nn.together(self.net, x, 2.0 * x)
+            return one + two
+
+    given = batches(2, "cpu")
+    for found, alone in zip(nn.together(Twice(), *given), map(Twice(), given), strict=True):
+        assert_close(found, alone, 100 * rounding(np.float32))
+
+
+def test_together_without_batch_norm_and_in_evaluation() -> None:
+    given = batches(2, "cpu")
+    norm = nn.BatchNorm2d(2).eval()
+    before = norm.state_dict()
+    for net in (nn.Conv2d(2, 3, 3), nn.Flatten(), norm):
+        for found, alone in zip(nn.together(net, *given), map(net, given), strict=True):
+            assert_close(found, alone, rounding(np.float32))
+    for name, value in norm.state_dict().items():
+        assert_same(value, before[name])
+
+
+def test_together_leaves_nothing_behind_when_it_fails() -> None:
+    """A batch norm is itself again after an error on the way, with an odd number of images, too."""
+
+    class Broken(nn.Module):
+        def forward(self, x: mg.Tensor) -> mg.Tensor:
+            raise ArithmeticError("on the way")
+
+    norm, x = nn.BatchNorm2d(2), batches(1, "cpu")[0]
+    with pytest.raises(ArithmeticError, match="on the way"):
+        nn.together(nn.Sequential(norm, Broken()), x, x)
+    odd = x[:3]
+    assert_same(norm(odd), F.batch_norm(odd, norm.gamma, norm.beta))
+
+
+def test_together_wants_batches_of_one_shape() -> None:
+    small, large = (mg.tensor(np.ones((n, 2, 2, 3), np.float32)) for n in (3, 4))
+    for given in ((small, large), ()):
+        with pytest.raises(ValueError) as error:
+            nn.together(nn.BatchNorm2d(3), *given)
+        assert_one_line(error, "together: expected batches of one shape", *(str(t.shape) for t in given))

@@ -644,11 +644,30 @@ def test_becomes_a_numpy_array() -> None:
         np.array(x, dtype=np.float64, copy=False)
 
 
-def test_tensor_shares_memory_with_its_array() -> None:
+@pytest.mark.parametrize("device", ["cpu", "emulated"])
+def test_tensor_has_memory_of_its_own_unless_it_is_not_to_copy(device: str) -> None:
     a = np.ones(3, np.float32)
-    x = mg.tensor(a)
+    x, shared = mg.tensor(a, device=device), mg.tensor(a, device=device, copy=False)
     a[0] = 7
-    assert x.numpy()[0] == 7
+    assert x.numpy()[0] == 1
+    assert shared.numpy()[0] == 7
+    assert not np.shares_memory(mg.tensor(x, device=device).numpy(), x.numpy())
+
+
+def test_what_an_array_was_made_of_stays_as_it_is() -> None:
+    weights, means = np.ones(3, np.float32), np.zeros(3, np.float32)
+    p, running_mean = mg.tensor(weights, requires_grad=True), mg.tensor(means)
+    x = mg.tensor(np.arange(6, dtype=np.float32).reshape(2, 3))
+    F.batch_norm(x, p, p, running_mean, mg.tensor(means)).sum().backward()
+    mg.optim.Adam([p], lr=0.1).step()
+    assert (p.numpy() != 1).all()
+    assert (running_mean.numpy() != 0).all()
+    assert (weights == 1).all()
+    assert (means == 0).all()
+
+
+def test_tensor_of_other_kinds_of_numbers() -> None:
+    a = np.ones(3, np.float32)
     assert mg.tensor(a, dtype="float64").dtype == np.float64
     assert mg.tensor([1, 2]).dtype == mg.tensor(3).dtype == np.float32
     assert mg.tensor(np.float64(3)).dtype == np.float64

@@ -92,6 +92,7 @@ CASES: dict[str, Callable[[], list[Case]]] = {
     "Sum": lambda: [(draw(SHAPE), {"axis": axis, "keepdims": False}) for axis in (None, (0, 1, 2), 1)],
     "SumBlocks2d": lambda: [(draw(IMAGES), {"scale": 2})],
     "TakeMaxima": pooling(of_outputs=False),
+    "TanhGrad": same_shape(2),
     "Transpose": same_shape(1, axes=(2, 0, 3, 1)),
     "UpsampleNearest2d": lambda: [(draw(IMAGES), {"scale": 2})],
 }  # fmt: skip
@@ -109,7 +110,7 @@ CUT = {
     "Matmul",
     "MaxPool2d",
 }
-CUT |= {"PutMaxima", "ScaleNegative", "Sum", "SumBlocks2d", "TakeMaxima", "UpsampleNearest2d"}
+CUT |= {"PutMaxima", "ScaleNegative", "Sum", "SumBlocks2d", "TakeMaxima", "TanhGrad", "UpsampleNearest2d"}
 
 
 def test_each_op_has_a_case() -> None:

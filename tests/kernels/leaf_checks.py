@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from minigan.kernels.emulator import options
 
+from minigan.block_counters import LIMIT, block_counters
+
 SIZES = (1, 19, 33, 111, 256, 257, 1025)  # of a block, one more, and odd ones
 DTYPES = ("float32", "float64")
 REAL = {"float32": "float", "float64": "double"}
@@ -86,3 +88,9 @@ def strided(a: np.ndarray) -> np.ndarray:
 def transposed(a: np.ndarray) -> np.ndarray:
     """The same values in Fortran's order."""
     return np.asfortranarray(a)
+
+
+def check_counters():
+    """Whatever counted its blocks on the emulator has left zeros behind."""
+    with block_counters("emulated", LIMIT) as counters:
+        assert not counters.any(), "the counters have to be zeros again"

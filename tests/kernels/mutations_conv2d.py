@@ -16,8 +16,9 @@ REGISTERS, COPIES, TENSOR, HALVES = (
 )
 GEOMETRY, TILE, RING = "conv2d/geometry.cuh", "conv2d/tile.cuh", "conv2d/ring.cuh"
 THREE = "conv2d/three_columns.cu"
-PASSES, SLICES = "conv2d/passes.cuh", "conv2d/slices.cuh"
+PASSES, SLICES, LAST = "conv2d/passes.cuh", "conv2d/slices.cuh", "last_block.cuh"
 WARPGROUPS, ROUNDING, PASSES_16 = "conv2d/9_wgmma.cu", "conv2d/rounding.cuh", "conv2d/passes_16_bits.cuh"
+WARPGROUPS_TF32, SHARED_BY_WARPGROUPS = "conv2d/11_wgmma_tf32.cu", "conv2d/warpgroups.cuh"
 PTX = "ptx.cuh"
 
 # The rungs that a file is part of; for headers, enough of them.
@@ -34,11 +35,14 @@ CONCERNED = {
     TILE: (3, 4, 5, 6, 7),
     RING: (5, 6, 7),
     PASSES: (3, 5),
-    SLICES: (2, 3),
+    SLICES: (3, 7),
+    LAST: (3,),
     WARPGROUPS: (9, 10),
     ROUNDING: (7, 8, 9),
     PASSES_16: (7, 9),
-    PTX: (9, 10),
+    WARPGROUPS_TF32: (11,),
+    SHARED_BY_WARPGROUPS: (9, 11),
+    PTX: (9, 10, 11),
 }
 
 FIRST_BARRIER = "    __syncthreads();  // the tiles are complete\n"
@@ -224,15 +228,32 @@ MUTATIONS = [
     Mutation("division: shift off by one", GEOMETRY, "31 - __clz", "30 - __clz"),
     Mutation("element: a step too many", GEOMETRY, "if (d >= end) return -1;", "if (d > end) return -1;"),
     # -- slices, passes
-    Mutation("slices: the last one lost", SLICES, "slice < slices;", "slice < slices - 1;"),
-    Mutation("slices: the first one twice", SLICES, "slice = 1;", "slice = 0;"),
-    Mutation("passes: always class 0", PASSES, "pass(g, blockIdx.z);", "pass(g, 0);"),
+    Mutation("im2col: last slice lost", IM2COL, "slice < slices;", "slice < slices - 1;"),
+    Mutation("im2col: first slice twice", IM2COL, "slice = 1;", "slice = 0;"),
+    Mutation("slices: every thread counts", LAST, "counts && atomicInc", "atomicInc"),
     Mutation(
-        "passes: one place for all slices",
-        PASSES,
-        "= partial + static_cast<long long>(blockIdx.z) *",
-        "= partial + 0ll *",
+        "slices: one counter for all tiles", SLICES, "counters + group * tiles + tile", "counters + group * tiles"
     ),
+    Mutation("slices: one counter for all groups", SLICES, "counters + group * tiles + tile", "counters + tile"),
+    Mutation("slices: groups of groups count with the same", SLICES, "    counters += groups * tiles;\n", ""),
+    Mutation("slices: the last group is full", SLICES, "min(GROUP, count - group * GROUP)", "GROUP"),
+    Mutation("slices: groups as far apart as slices", SLICES, "stride *= GROUP, number", "number"),
+    Mutation("slices: groups are not added up", SLICES, "if (groups == 1) return true;", "return true;"),
+    Mutation("slices: the first of a group twice", SLICES, "first = 1; first < members", "first = 0; first < members"),
+    Mutation("slices: not all on their way", SLICES, "first += AHEAD) {", "first += AHEAD + 1) {"),
+    Mutation("slices: beyond the group", SLICES, "if (first + i < members) sum", "sum"),
+    Mutation("slices: backwards", SLICES, "sum = sum + values[i]", "sum = sum + values[AHEAD - 1 - i]"),
+    Mutation("slices: the group's sum is lost", SLICES, "if (!whole) *at = sum;", ""),
+    Mutation("slices: rows unguarded", SLICES, "row >= rows || ", ""),
+    Mutation("slices: columns unguarded", SLICES, "whole && column + e < columns", "whole"),
+    Mutation("slices: tiles overlap", SLICES, "(partial) + tile * FOURS", "(partial) + tile"),
+    Mutation(
+        "slices: its own sums are not complete", SLICES, "if (members == 1) __syncthreads();", "if (members == 1) {}"
+    ),
+    Mutation("slices: tiles of one slice", GEOMETRY, "(blockIdx.z * gridDim.y + blockIdx.y)", "blockIdx.y"),
+    Mutation("slices: rows of the whole matrix", GEOMETRY, "pitch = tile_columns;", "pitch = columns;"),
+    Mutation("passes: always class 0", PASSES, "pass(g, blockIdx.z);", "pass(g, 0);"),
+    Mutation("passes: slices are not added up", PASSES, "partial ? partial : gw", "gw"),
     # -- tile
     Mutation("tile: vectors overlap", TILE, "v % (LINES / VECTOR) * VECTOR", "v % (LINES / VECTOR)"),
     Mutation("tile: lines of other vectors", TILE, "first.line + i * ROWS);", "first.line + (COUNT - 1 - i) * ROWS);"),
@@ -407,21 +428,12 @@ MUTATIONS = [
     Mutation(
         "halves: padding written to gx", PASSES_16, "  pass.columns = channels;\n  if (blockIdx", "  if (blockIdx"
     ),
-    Mutation("halves: sums of padded filters", PASSES_16, "i / channels * g.c + i % channels", "i"),
+    Mutation("halves: sums of padded filters", PASSES_16, "if (c < channels) gw", "gw"),
     Mutation(
-        "halves: slices not padded",
-        PASSES_16,
-        "g.r * g.s * g.c;\n  const float* const first",
-        "g.r * g.s * channels;\n  const float* const first",
+        "halves: filters of zeros, too", PASSES_16, "counters, filters, pass.columns", "counters, g.k, pass.columns"
     ),
-    Mutation("halves: last slice lost", PASSES_16, "slice < slices;", "slice < slices - 1;"),
+    Mutation("halves: gw as wide as padded", PASSES_16, "+ tap) * channels + c", "+ tap) * g.c + c"),
     Mutation("halves: always class 0", PASSES_16, "pass(g, blockIdx.z);", "pass(g, 0);"),
-    Mutation(
-        "halves: one place for all slices",
-        PASSES_16,
-        "= partial + static_cast<long long>(blockIdx.z) *",
-        "= partial + 0ll *",
-    ),
     # -- 9, 10: products of warpgroups
     Mutation(
         "warpgroups: not swizzled", WARPGROUPS, "row * 64 + ((column / 8 ^ row % 8) * 8", "row * 64 + (column / 8 * 8"
@@ -494,14 +506,17 @@ MUTATIONS = [
     Mutation("warpgroups: the other phase", WARPGROUPS, "tile / STAGES % 2);", "1 - tile / STAGES % 2);"),
     Mutation(
         "warpgroups: too few bytes expected",
-        WARPGROUPS,
-        "mbarrier_arrive_expect(full, SIZE * 2)",
+        SHARED_BY_WARPGROUPS,
+        "mbarrier_arrive_expect(full, SIZE * sizeof(T))",
         "mbarrier_arrive_expect(full, SIZE)",
     ),
     Mutation(
-        "warpgroups: half a tile copied", WARPGROUPS, "first + tile * pitch, SIZE * 2,", "first + tile * pitch, SIZE,"
+        "warpgroups: half a tile copied",
+        SHARED_BY_WARPGROUPS,
+        "first + tile * pitch, SIZE * sizeof(T),",
+        "first + tile * pitch, SIZE * sizeof(T) / 2,",
     ),
-    Mutation("warpgroups: every thread copies", WARPGROUPS, "    if (threadIdx.x != 0) return;\n", ""),
+    Mutation("warpgroups: every thread copies", SHARED_BY_WARPGROUPS, "    if (threadIdx.x != 0) return;\n", ""),
     Mutation("warpgroups: slot still in use", WARPGROUPS, "copy(tile + STAGES - 2);", "copy(tile + STAGES - 1);"),
     Mutation("warpgroups: slot of products under way", WARPGROUPS, "wgmma_wait<1>(sums)", "wgmma_wait<2>(sums)"),
     Mutation("warpgroups: no wait in the loop", WARPGROUPS, "    wgmma_wait<1>(sums);", "    "),
@@ -527,7 +542,7 @@ MUTATIONS = [
     ),
     Mutation("warpgroups: dense tiles of class 0", WARPGROUPS, "blockIdx.z * gridDim.y + blockIdx.y", "blockIdx.y"),
     Mutation("warpgroups: dense tiles without classes", WARPGROUPS, "gridDim.z * gridDim.y", "gridDim.y"),
-    Mutation("warpgroups: every slice begins at 0", WARPGROUPS, "(begin / BK * count + number)", "number"),
+    Mutation("warpgroups: every slice begins at 0", SHARED_BY_WARPGROUPS, "(first_depth * count + number)", "number"),
     Mutation(
         "warpgroups: classes before depth",
         WARPGROUPS,
@@ -562,16 +577,188 @@ MUTATIONS = [
         "if (thread < rounded_fours)",
         "if (thread <= rounded_fours)",
     ),
-    Mutation("warpgroups: halves of C swapped", WARPGROUPS, "half * 2 + e]", "e * 2 + half]"),
+    Mutation("warpgroups: halves of C swapped", SHARED_BY_WARPGROUPS, "j * 4 + half * 2;", "j * 4 + 2 - half * 2;"),
     Mutation(
         "warpgroups: rows of warps swapped",
-        WARPGROUPS,
+        SHARED_BY_WARPGROUPS,
         "warp * 16 + lane / 4 + half * 8",
         "warp * 8 + lane / 4 + half * 32",
     ),
-    Mutation("warpgroups: rows unguarded", WARPGROUPS, "if (row >= pass.rows) continue;", ""),
-    Mutation("warpgroups: a column too many", WARPGROUPS, "if (column < pass.columns)", "if (column <= pass.columns)"),
-    Mutation("warpgroups: bias of the row", WARPGROUPS, "e], bias, column)", "e], bias, row % pass.columns)"),
+    Mutation("warpgroups: rows unguarded", SHARED_BY_WARPGROUPS, "if (row >= pass.rows) continue;", ""),
+    Mutation(
+        "warpgroups: a pair too many", SHARED_BY_WARPGROUPS, "if (column < pass.columns)", "if (column <= pass.columns)"
+    ),
+    Mutation(
+        "warpgroups: a column too many",
+        SHARED_BY_WARPGROUPS,
+        "if (column + e < pass.columns)",
+        "if (column + e <= pass.columns)",
+    ),
+    Mutation("warpgroups: pairs of odd columns", SHARED_BY_WARPGROUPS, "pass.columns % 2 == 0;", "pass.columns > 1;"),
+    Mutation("warpgroups: pairs down the columns", SHARED_BY_WARPGROUPS, "columns_apart == 1 && pass", "pass"),
+    Mutation("warpgroups: columns side by side", SHARED_BY_WARPGROUPS, "(column + e) * columns_apart", "(column + e)"),
+    Mutation(
+        "warpgroups: bias of the row",
+        SHARED_BY_WARPGROUPS,
+        "two[1], bias, column + 1)",
+        "two[1], bias, row % pass.columns)",
+    ),
+    Mutation(
+        "warpgroups: one bias for two", SHARED_BY_WARPGROUPS, "two[1], bias, column + 1)", "two[1], bias, column)"
+    ),
+    # -- 11: TF32 by warpgroups
+    Mutation(
+        "warpgroups tf32: packed without rounding",
+        WARPGROUPS_TF32,
+        "__uint_as_float(to_tf32(from[index]))",
+        "from[index]",
+    ),
+    Mutation(
+        "warpgroups tf32: packed by the first class", WARPGROUPS_TF32, "choose(rest % packing.classes)", "choose(0)"
+    ),
+    Mutation(
+        "warpgroups tf32: packed lines of tile 0",
+        WARPGROUPS_TF32,
+        "tile % packing.line_tiles * LINES + number",
+        "number",
+    ),
+    Mutation("warpgroups tf32: packed lines of the first square", WARPGROUPS_TF32, "number % SQUARES * 32", "0"),
+    Mutation("warpgroups tf32: packed depth of tile 0", WARPGROUPS_TF32, "rest / packing.classes * BK;", "0;"),
+    Mutation(
+        "warpgroups tf32: packed beyond the depth",
+        WARPGROUPS_TF32,
+        "depth + step, pass.end);",
+        "depth + step, depth + step + 1);",
+    ),
+    Mutation(
+        "warpgroups tf32: packed without zeros",
+        WARPGROUPS_TF32,
+        "index < 0 ? 0 : __uint_as_float(to_tf32(from[index]))",
+        "__uint_as_float(to_tf32(from[max(index, 0)]))",
+    ),
+    Mutation(
+        "warpgroups tf32: no barrier in the square",
+        WARPGROUPS_TF32,
+        "  }\n  __syncthreads();\n  const int line",
+        "  }\n  const int line",
+    ),
+    Mutation(
+        "warpgroups tf32: not transposed", WARPGROUPS_TF32, "square[step][line] = index", "square[line][step] = index"
+    ),
+    Mutation("warpgroups tf32: not swizzled", WARPGROUPS_TF32, "(thread % 8 ^ line % 8) * 4", "thread % 8 * 4"),
+    Mutation(
+        "warpgroups tf32: swizzled by other rows", WARPGROUPS_TF32, "(thread % 8 ^ line % 8)", "(thread % 8 ^ line / 4)"
+    ),
+    Mutation(
+        "warpgroups tf32: fragments' rows swapped with steps",
+        WARPGROUPS_TF32,
+        "line + lane % 16, i * 8 + lane / 16 * 4",
+        "line + lane % 8 + lane / 16 * 8, i * 8 + lane / 8 % 2 * 4",
+    ),
+    Mutation(
+        "warpgroups tf32: rows 8 apart swapped",
+        WARPGROUPS_TF32,
+        "line + lane / 4 + e % 2 * 8, i * 8 + lane % 4 + e / 2 * 4",
+        "line + lane / 4 + e / 2 * 8, i * 8 + lane % 4 + e % 2 * 4",
+    ),
+    Mutation(
+        "warpgroups tf32: patches cut off",
+        WARPGROUPS_TF32,
+        "fragments[i][e] = to_tf32(__uint_as_float(fragments[i][e]))",
+        "fragments[i][e] = fragments[i][e]",
+    ),
+    Mutation(
+        "warpgroups tf32: rows of the first warpgroup",
+        WARPGROUPS_TF32,
+        "line = threadIdx.x / 32 * 16;",
+        "line = threadIdx.x / 32 % 4 * 16;",
+    ),
+    Mutation(
+        "warpgroups tf32: one set of fragments",
+        WARPGROUPS_TF32,
+        "step(tile + 1, fragments[1])",
+        "step(tile + 1, fragments[0])",
+    ),
+    Mutation(
+        "warpgroups tf32: last odd tile lost", WARPGROUPS_TF32, "  if (tiles % 2) step(tiles - 1, fragments[0]);\n", ""
+    ),
+    Mutation(
+        "warpgroups tf32: ring not aligned",
+        WARPGROUPS_TF32,
+        "memory + (-shared_address(memory) & (ALIGNMENT - 1))",
+        "memory + 0 * shared_address(memory)",
+    ),
+    Mutation(
+        "warpgroups tf32: half of the depth",
+        WARPGROUPS_TF32,
+        "for (int i = 0; i < BK / 8; i++) wgmma",
+        "for (int i = 0; i < BK / 16; i++) wgmma",
+    ),
+    Mutation("warpgroups tf32: steps too far apart", WARPGROUPS_TF32, "b + i * 32, 16", "b + i * 64, 16"),
+    Mutation("warpgroups tf32: stride of 4 rows", WARPGROUPS_TF32, "16, 8 * 128)", "16, 4 * 128)"),
+    Mutation(
+        "warpgroups tf32: mbarriers not fenced",
+        WARPGROUPS_TF32,
+        "mbarrier_init(&full[slot], 1);\n    fence_proxy_async();",
+        "mbarrier_init(&full[slot], 1);",
+    ),
+    Mutation(
+        "warpgroups tf32: no barrier", WARPGROUPS_TF32, "    __syncthreads();              // so have", "    // so have"
+    ),
+    Mutation(
+        "warpgroups tf32: waits for one group too few",
+        WARPGROUPS_TF32,
+        "cp_async_wait<STAGES - 3>",
+        "cp_async_wait<STAGES - 2>",
+    ),
+    Mutation(
+        "warpgroups tf32: no wait for the TMA unit",
+        WARPGROUPS_TF32,
+        "    mbarrier_wait(&full[tile % STAGES], tile / STAGES % 2);\n",
+        "",
+    ),
+    Mutation("warpgroups tf32: always phase 0", WARPGROUPS_TF32, "tile / STAGES % 2);", "0);"),
+    Mutation(
+        "warpgroups tf32: slot still in use", WARPGROUPS_TF32, "copy(tile + STAGES - 2);", "copy(tile + STAGES - 1);"
+    ),
+    Mutation(
+        "warpgroups tf32: slot of products under way", WARPGROUPS_TF32, "wgmma_wait<1>(sums)", "wgmma_wait<2>(sums)"
+    ),
+    Mutation("warpgroups tf32: no wait in the loop", WARPGROUPS_TF32, "    wgmma_wait<1>(sums);", "    "),
+    Mutation("warpgroups tf32: no last wait", WARPGROUPS_TF32, "  wgmma_wait<0>(sums);\n", ""),
+    Mutation("warpgroups tf32: no fence of registers", WARPGROUPS_TF32, "    wgmma_fence();\n", ""),
+    Mutation("warpgroups tf32: no commit", WARPGROUPS_TF32, "    wgmma_commit();\n", ""),
+    Mutation(
+        "warpgroups tf32: no empty groups at the end",
+        WARPGROUPS_TF32,
+        "    cp_async_commit();",
+        "    if (tile < tiles) cp_async_commit();",
+    ),
+    Mutation(
+        "warpgroups tf32: a tile too few ahead",
+        WARPGROUPS_TF32,
+        "tile < STAGES - 2; tile++) copy",
+        "tile < STAGES - 3; tile++) copy",
+    ),
+    Mutation("warpgroups tf32: copies behind the end", WARPGROUPS_TF32, "if (tile < tiles) {", "if (tile <= tiles) {"),
+    Mutation(
+        "warpgroups tf32: filters of class 0",
+        WARPGROUPS_TF32,
+        "blockIdx.z * gridDim.y + blockIdx.y, gridDim.z * gridDim.y,",
+        "blockIdx.y, gridDim.z * gridDim.y,",
+    ),
+    Mutation(
+        "warpgroups tf32: gy of other filters",
+        WARPGROUPS_TF32,
+        "x, gy, blockIdx.y, gridDim.y,",
+        "x, gy, blockIdx.x, gridDim.y,",
+    ),
+    Mutation(
+        "warpgroups tf32: weight gradient not transposed",
+        WARPGROUPS_TF32,
+        "gridDim.y, pass.pitch, bias",
+        "gridDim.y, 1, bias",
+    ),
     Mutation("ptx: descriptor without a swizzle", PTX, " | 1ull << 62;", ";"),
     Mutation(
         "ptx: lead and stride swapped",
@@ -603,6 +790,8 @@ def check(files: set[str]) -> None:
             for g in ladder.SIZES:
                 if ladder.fits(name, g, rung, tile):
                     check_one(what, g, rung, tile)
+        if rung > 2 and files & {SLICES, LAST, PASSES, PASSES_16}:
+            check_slices(rung, tile)
 
 
 def check_one(what: ladder.Pass, g: ladder.Geometry, rung: int, tile: int | None) -> None:
@@ -624,6 +813,25 @@ def check_one(what: ladder.Pass, g: ladder.Geometry, rung: int, tile: int | None
     ladder.check_nan_stays(what, g, rung, tile)
     # What is beside the operands is not even read: there, the process dies.
     ladder.run(what, g, [ladder.fenced(a) for a in arrays], **ladder.forced(rung, tile))
+
+
+def check_slices(rung: int, tile: int | None) -> None:
+    """More slices than a group has, twice with the same counters."""
+    what = ladder.PASSES["weight_grad"]
+    for g in ladder.DEEP:
+        if ladder.fits("weight_grad", g, rung, tile):
+            arrays = ladder.random_inputs(what, g)
+            results = []
+            for seed in (0, 1, 2):
+                allocated: list[np.ndarray] = []
+                conv2d_launch.empty = ladder.poisoned(allocated)
+                with options(seed=seed):
+                    results.append(ladder.run(what, g, arrays, **ladder.forced(rung, tile), slices=33))
+                for array in allocated:
+                    ladder.check_guards(array)
+            ladder.assert_right(what, g, arrays, results[0], ladder.RUNGS[rung].precision)
+            for other in results[1:]:
+                np.testing.assert_array_equal(results[0], other)
 
 
 def check_division() -> None:

@@ -2,15 +2,19 @@
 
 import numpy as np
 import pytest
-from leaf_checks import DTYPES, assert_within, eps, fenced, run, strided, transposed
+from leaf_checks import DTYPES, assert_within, check_counters, eps, fenced, run, strided, transposed
 
 import minigan as mg
 import minigan.functional as F
+from minigan import nn
 from minigan.ops import batch_norm as leaves
-from minigan.ops.batch_norm import batch_norm_gradients, normalize, update_running
+from minigan.ops import batch_norm_cuda
+from minigan.ops.batch_norm import batch_norm_gradients, normalize, normalize_given
 
-# Around the 8 rows and 32 channels of a block, and around its chunks of 64 rows.
-SHAPES = [(2, 1), (7, 19), (9, 31), (63, 33), (65, 32), (2, 3, 11, 65), (257, 3), (1025, 1)]
+# Around the 32 channels of a block, its 8 rows of threads (32, where a thread has four channels), and its chunks of 32
+# rows (128).
+SHAPES = [(2, 1), (7, 19), (9, 31), (63, 33), (65, 32), (2, 3, 11, 65), (257, 3), (1025, 1), (3, 4), (129, 36)]
+SHAPES += [(300, 68)]
 EVERY = [pytest.mark.parametrize("dtype", DTYPES), pytest.mark.parametrize("shape", SHAPES, ids=str)]
 
 
@@ -48,7 +52,8 @@ def statistics(x, epsilon=1e-5):
 
 def moments(device, x):
     """The mean and the biased variance."""
-    return leaves.statistics(device, x, np.ones(x.shape[-1], x.dtype), 1e-5)[:2]
+    average, variance, *_ = leaves.statistics(device, x, np.ones(x.shape[-1], x.dtype), 1e-5)
+    return average[0], variance[0]
 
 
 def check_moments(x):
@@ -93,7 +98,7 @@ def test_moments_with_one_outlier(first):
     check_moments(x)
 
 
-def test_moments_of_more_rows_than_256_chunks_of_64():
+def test_moments_of_more_rows_than_512_chunks_of_32():
     check_moments(inputs((16_387, 2), "float32")[0])
 
 
@@ -107,21 +112,24 @@ def far(shape, dtype):
 def test_normalize(shape, dtype, make, negative):
     x, gamma, beta, _ = make(shape, dtype)
     average, _, inverse = statistics(x)
-    y = run(lambda: normalize("emulated", x, average, gamma * inverse, beta, negative))
+    y = run(lambda: normalize("emulated", x, average[None], (gamma * inverse)[None], beta, negative))
     value = gamma * ((x.astype(np.float64) - average) * inverse) + beta
     expected = np.where(value > 0, value, negative * value)
     # A few roundings of the largest terms. x - centre is exact for means far from 0, and rounds like x elsewhere.
     assert_within(y, expected, 8 * eps(dtype) * (np.abs(gamma) * 5 + np.abs(beta)))
 
 
+@pytest.mark.parametrize("given", [False, True])
 @pytest.mark.parametrize("negative", [None, 0.2])
 @pytest.mark.parametrize("make", [inputs, far])
 @every
-def test_gradients(shape, dtype, make, negative):
+def test_gradients(shape, dtype, make, negative, given):
+    """given: the mean and the variance do not depend on x, so gx has one term only."""
     x, gamma, beta, gy = make(shape, dtype)
     average, _, inverse = statistics(x)
     slope = 1.0 if negative is None else negative
-    gx, ggamma, gbeta = run(lambda: batch_norm_gradients("emulated", x, gamma, average, inverse, gy, beta, slope))
+    known = average[None], inverse[None]
+    gx, ggamma, gbeta, totals = run(lambda: batch_norm_gradients("emulated", x, gamma, *known, gy, beta, slope, given))
     assert gx.dtype == ggamma.dtype == gbeta.dtype == x.dtype
     exact_x, exact_gamma, exact_beta, g = (a.reshape(-1, a.shape[-1]) for a in exact(x, gamma, beta, gy))
     normal = (exact_x - average) * inverse
@@ -133,8 +141,10 @@ def test_gradients(shape, dtype, make, negative):
     # A thread adds some ten terms, then all is double.
     assert_within(gbeta, total, 8 * eps(dtype) * np.abs(g).sum(0))
     assert_within(ggamma, product, 8 * eps(dtype) * np.abs(g * normal).sum(0))
+    assert_within(totals[:, 0], np.stack([product, total]), 8 * eps(dtype) * np.abs([g * normal, g]).sum(1))
     scale = np.abs(exact_gamma * inverse)[0]
-    expected = exact_gamma * inverse * (g - total / len(g) - normal * product / len(g))
+    through = 0 if given else total / len(g) + normal * product / len(g)
+    expected = exact_gamma * inverse * (g - through)
     terms = np.abs(g).max(0) + np.abs(normal).max(0) * np.abs(product) / len(g)
     assert_within(gx.reshape(expected.shape), expected, 16 * eps(dtype) * scale * terms)
 
@@ -144,7 +154,7 @@ def test_gradients(shape, dtype, make, negative):
 def test_what_normalises(shape, dtype, epsilon):
     """All in double, from the moments that were found."""
     x, gamma, _, _ = inputs(shape, dtype)
-    _, variance, inverse, scale = run(lambda: leaves.statistics("emulated", x, gamma, epsilon))
+    _, variance, inverse, scale = (a[0] for a in run(lambda: leaves.statistics("emulated", x, gamma, epsilon)))
     expected = 1 / np.sqrt(variance + epsilon)
     assert_within(inverse, expected, 4 * eps("float64") * expected)
     assert_within(scale, gamma * expected, 4 * eps("float64") * np.abs(gamma * expected))
@@ -156,7 +166,6 @@ def test_what_normalises(shape, dtype, epsilon):
 def test_running_statistics(shape, dtype, momentum, absent):
     """One rounding of the result."""
     x, gamma, beta, _ = inputs(shape, dtype)
-    average, variance, _ = statistics(x)
     count = x.size // shape[-1]
 
     def update():
@@ -164,16 +173,160 @@ def test_running_statistics(shape, dtype, momentum, absent):
         for a, values in zip(running, (beta, gamma), strict=True):
             a[...] = values
         given = [None if i == absent else a for i, a in enumerate(running)]
-        update_running("emulated", *given, average, variance, momentum, count)
-        return tuple(running)
+        return *leaves.statistics("emulated", x, gamma, 1e-5, 1, *given, momentum)[:2], *running
 
-    batch = average, variance * count / (count - 1)
-    for i, (found, before, new) in enumerate(zip(run(update), (beta, gamma), batch, strict=True)):
+    average, variance, *updated = run(update)
+    batch = average[0], variance[0] * count / (count - 1)
+    for i, (found, before, new) in enumerate(zip(updated, (beta, gamma), batch, strict=True)):
         if i == absent:
             np.testing.assert_array_equal(found, before)
         else:
             expected = momentum * before.astype(np.float64) + (1 - momentum) * new
             assert_within(found, expected, 2 * eps(dtype) * (np.abs(expected) + np.abs(before)))
+
+
+@pytest.mark.parametrize("negative", [1.0, 0.2])
+@pytest.mark.parametrize("make", [inputs, far])
+@every
+def test_normalize_given(shape, dtype, make, negative):
+    """By any mean and variance; a few roundings of the largest terms, as in test_normalize."""
+    x, gamma, beta, _ = make(shape, dtype)
+    average, variance, _ = statistics(x)
+    mean, variance = (fenced(a.astype(dtype)) for a in (average * 1.01, variance * 2 + 0.1))
+    y = run(lambda: normalize_given("emulated", x, gamma, beta, mean, variance, 0.25, negative))
+    exact_x, exact_mean, exact_variance = exact(x, mean, variance)
+    normal = (exact_x - exact_mean) / np.sqrt(exact_variance + 0.25)
+    value = gamma * normal + beta
+    expected = np.where(value > 0, value, negative * value)
+    assert_within(y, expected, 8 * eps(dtype) * (np.abs(gamma) * (1 + np.abs(normal).max()) + np.abs(beta)))
+
+
+# ---- several batches one after another -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("slope", [1.0, 0.3])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(6, 19), (6, 5, 11, 36), (9, 33, 1), (3, 257, 3)], ids=str)
+@pytest.mark.parametrize("device", ["cpu", "emulated"])
+def test_groups_are_batches_of_their_own(device, shape, dtype, slope):
+    """Values, gx and running statistics have the bits of one call a group; ggamma and gbeta are those calls' sums."""
+    x, gamma, beta, gy = inputs(shape, dtype)
+    moved = x.copy()
+    moved.reshape(3, -1)[...] *= np.array([[1], [2], [3]], dtype)  # statistics that differ
+
+    def results(parts, groups):
+        running = [mg.tensor(np.full_like(gamma, value), device=device) for value in (0.5, 2.0)]
+        found = []
+        for one, cotangent in parts:
+            tensors = [mg.tensor(a, requires_grad=True, device=device) for a in (one, gamma, beta)]
+            y = F.batch_norm(*tensors, *running, momentum=0.7, slope=slope, groups=groups)
+            y.backward(mg.tensor(cotangent, device=device))
+            found.append([t.numpy() for t in (y, *(t.grad for t in tensors))])
+        return found, [t.numpy() for t in running]
+
+    separate, expected_running = results(list(zip(np.split(moved, 3), np.split(gy, 3), strict=True)), 1)
+    ((y, gx, *sums),), running = results([(moved, gy)], 3)
+    np.testing.assert_array_equal(y, np.concatenate([found[0] for found in separate]))
+    np.testing.assert_array_equal(gx, np.concatenate([found[1] for found in separate]))
+    np.testing.assert_array_equal(running, expected_running)
+    for i, total in enumerate(sums, 2):
+        # Each of the four is rounded once, and so are the sums of three.
+        parts = np.stack([found[i] for found in separate]).astype(np.float64)
+        assert_within(total, parts.sum(0), 2 * eps(dtype) * np.abs(parts).sum(0))
+
+
+@pytest.mark.parametrize("device", ["cpu", "emulated"])
+def test_groups_of_unequal_size_are_refused(device):
+    x, gamma, beta, _ = inputs((7, 3), "float32")
+    tensors = [mg.tensor(a, device=device) for a in (x, gamma, beta)]
+    with pytest.raises(ValueError, match=r"as many images in each of 2 groups, got an input of \(7, 3\)"):
+        F.batch_norm(*tensors, groups=2)
+    with pytest.raises(ValueError, match="at least 2 values for each channel"):
+        F.batch_norm(*tensors, groups=7)
+
+
+# ---- the launches ----------------------------------------------------------------------------------------------------
+
+
+def launched(monkeypatch, work):
+    """The kernels that `work` launches."""
+    kernels = []
+    launch = batch_norm_cuda.launch
+
+    def noted(source, kernel, *given, **options):
+        kernels.append((kernel, options["macros"]["VECTOR"]))
+        launch(source, kernel, *given, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(batch_norm_cuda, "launch", noted)
+        work()
+    return kernels
+
+
+@pytest.mark.parametrize(("channels", "dtype", "vector"), [(8, "float32", 4), (6, "float32", 1), (8, "float64", 1)])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_two_launches_each_way(monkeypatch, channels, dtype, vector, groups):
+    x, gamma, beta, gy = inputs((4, 3, channels), dtype)
+    tensors = [mg.tensor(a, requires_grad=True, device="emulated") for a in (x, gamma, beta)]
+    running = [mg.tensor(a, device="emulated") for a in (beta.copy(), np.abs(gamma))]
+
+    def step(training):
+        F.batch_norm(*tensors, *running, training=training, groups=groups).backward(mg.tensor(gy, device="emulated"))
+
+    backward = ["gradient_sums", "input_gradient"]
+    assert launched(monkeypatch, lambda: step(True)) == [(k, vector) for k in ("moments", "normalize", *backward)]
+    assert launched(monkeypatch, lambda: step(False)) == [(k, vector) for k in ("normalize_given", *backward)]
+
+
+def test_memory_that_is_not_aligned(monkeypatch):
+    """Four channels a load need multiples of 16 bytes; elsewhere each is loaded by itself, with the same values."""
+    x, gamma, beta, gy = inputs((5, 7, 8), "float32")
+    found, vectors = [], []
+    for shift in (0, 1):
+        moved = [np.empty(a.size + shift, np.float32)[shift:].reshape(a.shape) for a in (x, gy)]
+        for a, values in zip(moved, (x, gy), strict=True):
+            a[...] = values
+        tensors = [mg.tensor(a, requires_grad=True, device="emulated") for a in (moved[0], gamma, beta)]
+        y = F.batch_norm(*tensors)
+        vectors.append(launched(monkeypatch, lambda y=y, gy=moved[1]: y.backward(mg.tensor(gy, device="emulated"))))
+        found.append([t.numpy() for t in (y, *(t.grad for t in tensors))])
+    assert {vector for _, vector in vectors[0]} == {4}
+    assert {vector for _, vector in vectors[1]} == {1}
+    for one, two in zip(*found, strict=True):
+        assert_within(one, two, 32 * eps("float32") * np.abs(two).max())
+
+
+@pytest.mark.parametrize("rows", [64, 1024, 16_384, 262_144, 1_048_576])
+@pytest.mark.parametrize("channels", [3, 64, 128, 512, 1024])
+def test_grids(rows, channels):
+    """Of the published networks' layers: enough blocks, or no more rows for each thread than the least."""
+    x = np.broadcast_to(np.zeros((), np.float32), (rows, channels))
+    run = batch_norm_cuda._Kernels("emulated", x, 1)
+    blocks = run.tiles * run.chunks
+    assert (run.chunks - 1) * run.chunk_rows < rows <= run.chunks * run.chunk_rows
+    assert 256 < blocks <= 512 or run.chunk_rows == 4 * 8 * run.vector
+    assert run.vector == (4 if channels % 4 == 0 else 1)
+
+
+def test_counters_are_zero_after_each_launch():
+    for shape in ((9, 31), (300, 68), (65, 32)):
+        x, gamma, *_ = inputs(shape, "float32")
+        leaves.statistics("emulated", x, gamma, 1e-5)
+        check_counters()
+
+
+@pytest.mark.parametrize("device", ["cpu", "emulated"])
+def test_an_empty_batch_in_evaluation(device):
+    """No values, and gradients of 0."""
+    norm = nn.BatchNorm2d(3).to(device).eval()
+    y = norm(mg.tensor(np.zeros((0, 2, 2, 3), np.float32), requires_grad=True, device=device))
+    assert y.shape == (0, 2, 2, 3)
+    y.backward(mg.tensor(np.zeros(y.shape, np.float32), device=device))
+    for parameter in (norm.gamma, norm.beta):
+        np.testing.assert_array_equal(parameter.grad.numpy(), np.zeros(3))
+
+
+# ---- the whole op ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("slope", [0.2, 0.0])
@@ -216,8 +369,5 @@ def test_nan_and_infinity_stay_in_their_channel():
     average, variance = run(lambda: moments("emulated", x))
     assert np.isfinite(average).tolist() == np.isfinite(variance).tolist() == [False, False, True]
     scale = gamma * (variance + 1e-5) ** -0.5
-    assert np.isfinite(run(lambda: normalize("emulated", x, average, scale, beta))).any(0).tolist() == [
-        False,
-        False,
-        True,
-    ]
+    y = run(lambda: normalize("emulated", x, average[None], scale[None], beta))
+    assert np.isfinite(y).any(0).tolist() == [False, False, True]

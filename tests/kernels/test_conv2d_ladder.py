@@ -10,7 +10,7 @@ and more.
 TF32 inputs are rounded to 11 significant bits, so each is off by 2^-11 of itself at most, 2^-11 / sqrt(3) on average
 over the mantissas, and a product of two by 2^-11 sqrt(2 / 3): together 0.82 * 2^-11 s; six times that, 5 * 2^-11 s, is
 allowed. fp16 has 11 significant bits too, bf16 has 8: 5 * 2^-8 s. Compared with the reference of inputs that were
-rounded in the same way, rungs 6 to 10 have to be as exact as the others: a product of two of these numbers has at most
+rounded in the same way, rungs 6 to 11 have to be as exact as the others: a product of two of these numbers has at most
 22 significant bits, and is exact in float32.
 """
 
@@ -19,11 +19,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from leaf_checks import fenced
+from leaf_checks import check_counters, fenced
 from minigan.kernels import KernelError, load
 from minigan.kernels.emulator import options
 
 from minigan import backend
+from minigan.block_counters import LIMIT
 from minigan.kernel_launch import launch
 from minigan.ops import conv2d_cuda, conv2d_ladder, conv2d_launch
 from minigan.ops.conv2d import Conv2d, Conv2dInputGrad, Conv2dWeightGrad, _sample_geometries
@@ -278,10 +279,10 @@ def forced(rung, tile):
 
 def fits(name, g, rung, tile):
     """Whether the tile has loads that are narrow enough for these channels."""
-    a, b = {"forward": (g.c, g.c), "input_grad": (g.k, g.c), "weight_grad": (g.k, g.c)}[name]
-    allowed = tuple(4 if channels % 4 == 0 else 1 for channels in (a, b))
+    both = RUNGS[rung].channels(name, g)
+    allowed = tuple(4 if channels % 4 == 0 else 1 for channels in both)
     if RUNGS[rung].half:  # channels are padded
-        allowed = tuple(4 if channels <= 4 else 8 for channels in (a, b))
+        allowed = tuple(4 if channels <= 4 else 8 for channels in both)
     return rung < 4 or conv2d_ladder.widest(RUNGS[rung].tiles[tile], allowed) is not None
 
 
@@ -352,10 +353,14 @@ def check_nan_stays(what, g, rung, tile):
         np.testing.assert_array_equal(np.isnan(result), np.isnan(exact))
         first[tuple(at)] = before
     # One of the other operand may meet the padding's zeros, but stays in its own filter or channel.
-    arrays[1][tuple(n // 2 for n in arrays[1].shape)] = np.nan
-    result, exact = run(what, g, arrays, **forced(rung, tile)), what.reference(g, *arrays)
-    others = (1, 2, 3) if result.shape == g.w_shape else (0, 1, 2)
-    assert not np.any(np.isnan(result).any(others) & ~np.isnan(exact).any(others))
+    second = arrays[1]
+    for at in (np.zeros(4, int), np.array(second.shape) // 2):
+        before = second[tuple(at)]
+        second[tuple(at)] = np.nan
+        result, exact = run(what, g, arrays, **forced(rung, tile)), what.reference(g, *arrays)
+        others = (1, 2, 3) if result.shape == g.w_shape else (0, 1, 2)
+        assert not np.any(np.isnan(result).any(others) & ~np.isnan(exact).any(others))
+        second[tuple(at)] = before
 
 
 @passes
@@ -430,7 +435,7 @@ def test_what_is_chosen_by_default(name):
 
 
 @passes
-@pytest.mark.parametrize("rung", [6, 7, 8, 9, 10])
+@pytest.mark.parametrize("rung", [6, 7, 8, 9, 10, 11])
 def test_against_unrounded_inputs(rung, name):
     what, g, unit = PASSES[name], SIZES[4], UNIT[RUNGS[rung].precision]
     arrays = random_inputs(what, g)
@@ -605,20 +610,77 @@ def test_split_k_is_deterministic(rung, allocated):
             results.append(run(what, g, arrays, rung=rung))
     np.testing.assert_array_equal(results[0], results[1])
     np.testing.assert_array_equal(results[0], results[2])
+    if rung == 1:
+        return
     inner = conv2d_ladder.padded(g) if RUNGS[rung].half else g
-    slices = {a.shape[0] for a in allocated if a.ndim == 2 and a.shape[1] == np.prod(inner.w_shape)}
-    assert slices == (set() if rung == 1 else {choose_slices_of(rung, g)})
-    assert rung == 1 or choose_slices_of(rung, g) > 1
+    (rows, columns), depth = RUNGS[rung].weight_grad_sizes(inner), g.n * g.p * g.q
+    tile, _ = choose_tile(rung, rows, columns, (4, 4) if RUNGS[rung].half else (1, 1), depth=depth)
+    tiles_ = -(-rows // tile.bm) * -(-columns // tile.bn)
+    size = rows * columns if rung == 2 else tiles_ * tile.bm * tile.bn
+    slices, _ = choose_slices(tiles_, depth, tile.bk, size, 4)
+    assert slices > 1
+    assert [a.shape for a in allocated if a.shape[1:] == (size,)] == [(slices, size)] * 3
 
 
-def choose_slices_of(rung, g):
-    rows, columns, depth = g.k, g.r * g.s * g.c, g.n * g.p * g.q
-    if RUNGS[rung].half:
-        inner = conv2d_ladder.padded(g)
-        rows, columns = inner.k, inner.r * inner.s * inner.c
-    tile, _ = choose_tile(rung, rows, columns, (4, 4) if RUNGS[rung].half else (1, 1))
-    grid = -(-rows // tile.bm) * -(-columns // tile.bn)
-    return choose_slices(grid, depth, tile.bk, rows * columns, 4)[0]
+# Deep enough for 33 slices with the deepest tiles; with channels that 16-bit operands pad, and more tiles than one.
+DEEP = [
+    problem((4, 12, 45, 3), (5, 3, 2, 3), 1, "same"),
+    problem((5, 21, 21, 5), (19, 3, 3, 5), 1, "same"),
+    problem((2, 40, 27, 8), (66, 3, 3, 8), 1, "same"),
+]
+
+
+@pytest.mark.parametrize("g", DEEP, ids=["narrow", "odd", "wide"])
+@pytest.mark.parametrize(("rung", "tile"), [one for one in EVERY_TILE if one[0] > 2])
+def test_slices_are_added_up_in_order(rung, tile, g, allocated):
+    """Groups of 16, and then their sums, whichever block comes last; and the counters are 0 again."""
+    what = PASSES["weight_grad"]
+    if not fits("weight_grad", g, rung, tile):
+        return
+    arrays, counts = random_inputs(what, g), []
+    for wanted in (1, 2, 5, 16, 17, 33):
+        results = []
+        for seed in (0, 1, 2):
+            allocated.clear()
+            with options(seed=seed):
+                results.append(run(what, g, arrays, **forced(rung, tile), slices=wanted))
+            check_counters()
+        assert_right(what, g, arrays, results[0], precision=RUNGS[rung].precision)
+        for other in results[1:]:
+            np.testing.assert_array_equal(results[0], other)
+        partial = [a for a in allocated if a.ndim == 2]
+        if wanted == 1 and not RUNGS[rung].half:
+            assert not partial
+            continue
+        counts.append(len(partial[-1]))
+        sums = in_place(partial[-1][::16] if counts[-1] > 16 else partial[-1], g, rung, tile)
+        expected = sums[0]
+        for one in sums[1:]:
+            expected = expected + one
+        np.testing.assert_array_equal(results[0], expected)
+    assert min(counts) <= 16 < max(counts)
+
+
+def in_place(partial, g, rung, tile):
+    """(slices, tiles BM BN) -> (slices, K, R, S, C), without padding."""
+    inner = conv2d_ladder.padded(g) if RUNGS[rung].half else g
+    spec = RUNGS[rung].tiles[tile or 0]
+    rows, columns = inner.k, inner.r * inner.s * inner.c
+    if RUNGS[rung].transposed:
+        across, down, height, width = -(-columns // spec.bm), -(-rows // spec.bn), spec.bn, spec.bm
+        whole = partial.reshape(-1, down, across, height, width).transpose(0, 1, 3, 2, 4)
+    else:
+        across, down, height, width = -(-columns // spec.bn), -(-rows // spec.bm), spec.bm, spec.bn
+        whole = partial.reshape(-1, across, down, height, width).transpose(0, 2, 3, 1, 4)
+    matrix = whole.reshape(len(partial), down * height, across * width)[:, : g.k, :columns]
+    return matrix.reshape(len(partial), g.k, g.r, g.s, inner.c)[..., : g.c]
+
+
+def test_so_many_counters():
+    assert [conv2d_ladder.counters_of(3, slices) for slices in (1, 2, 16, 17, 256, 257)] == [0, 3, 3, 9, 51, 60]
+    for tiles_, wanted in ((1, None), (300, 40), (5000, 65535), (2**16, 2), (2**17, 2)):
+        slices, _ = choose_slices(tiles_, 10**8, 16, 1, 4, wanted)
+        assert conv2d_ladder.counters_of(tiles_, slices) <= LIMIT
 
 
 def test_slices_cover_the_depth_and_fit_the_workspace():
@@ -645,7 +707,7 @@ def test_inputs_that_are_not_contiguous(rung, name):
 
 
 @passes
-@pytest.mark.parametrize("rung", [4, 5, 6, 7, 8, 9, 10])
+@pytest.mark.parametrize("rung", [4, 5, 6, 7, 8, 9, 10, 11])
 @pytest.mark.parametrize("moved", [(0,), (1,), (0, 1)])
 def test_arrays_that_begin_4_bytes_beside_a_vector(moved, rung, name):
     """They are loaded float by float, in the same order."""
@@ -758,7 +820,7 @@ def test_warpgroup_products_are_for_sm_90_and_by_name_only(monkeypatch):
     arrays = random_inputs(PASSES["forward"], SIZES[2])
     for arch in (75, 80, 89, 100, 120):
         monkeypatch.setattr(conv2d_launch, "architecture", lambda device, arch=arch: arch)
-        for rung in (9, 10):
+        for rung in (9, 10, 11):
             message = f"rung {rung} is for float32 on sm_90 only, got float32 on sm_{arch}"
             with pytest.raises(ValueError, match=message):
                 run(PASSES["forward"], SIZES[2], arrays, rung=rung)
@@ -788,6 +850,15 @@ def test_which_rung_and_tile():
         assert choose_tile(rung, 64 * 16 * 16, 256, (8, 8))[0].bm == 128
         assert choose_tile(rung, 64 * 16 * 16, 256, (8, 4)) == (RUNGS[rung].tiles[0], (8, 4))
         assert choose_tile(rung, 64, 256, (8, 8))[0].bm == 64
+    for rung, vectors in ((9, (8, 8)), (10, (8, 8)), (11, (4, 1))):
+        wide, square = RUNGS[rung].tiles[1:]
+        assert choose_tile(rung, 64 * 32 * 32, 256, vectors)[0] == wide
+        assert choose_tile(rung, 64 * 32 * 32, 128, vectors)[0] == square  # half of a wide one were in vain
+        assert choose_tile(rung, 64 * 16 * 16, 256, vectors)[0] == square
+        # 26 tiles of a weight gradient, and slices of 4 tiles of the depth: enough blocks if there are 10 slices
+        assert choose_tile(rung, 26 * 128, 256, vectors, depth=10 * 4 * wide.bk)[0] == wide
+        assert choose_tile(rung, 26 * 128, 128, vectors, depth=10 * 4 * wide.bk)[0] == square
+        assert choose_tile(rung, 26 * 128, 256, vectors)[0] == RUNGS[rung].tiles[0]
     assert choose_tile(4, 64 * 64 * 64, 3, (4, 1)) == (RUNGS[4].tiles[2], (4, 1))
 
 

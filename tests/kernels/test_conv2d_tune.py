@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import stand_in
 
 import minigan as mg
+import minigan.functional as F
 from minigan import backend, capture
 from minigan.ops import conv2d_cuda, conv2d_ladder, conv2d_tune
 from minigan.ops.conv2d_ladder import RUNGS, candidates
@@ -284,6 +285,45 @@ def test_what_was_chosen_is_launched(
         ways = list(candidates(what, LAYER, 90, precision, (4, 4)))
         assert Choice(rung, tile, slices) == ways[-1]
         assert ways[0] == Choice(conv2d_ladder.choose_rung(LAYER, "float32", 90, precision))
+
+
+def test_copies_in_16_bits_are_shared_by_what_was_chosen_and_not_by_what_is_timed(
+    gpu: stand_in.Gpu, kept: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend, "_precision", "bf16")
+    monkeypatch.setenv("MINIGAN_AUTOTUNE", "1")
+
+    def seconds(device: str, work: Callable[[], Any]) -> float:
+        """Rung 7 is the fastest. Its candidates are timed with the rounding of both operands."""
+        gpu.calls.clear()
+        work()
+        names = [call.name for call in gpu.calls]
+        if not any(name.startswith("7_") for name in names):
+            return 2.0
+        [rounding] = [call for call in gpu.calls if "round_operands" in call.name]
+        timed.append(rounding.written)
+        return 1.0
+
+    timed: list[int] = []
+    monkeypatch.setattr(conv2d_tune, "seconds", seconds)
+    rng = np.random.default_rng(0)
+    w, b = (rng.standard_normal(s).astype(np.float32) for s in (LAYER.w_shape, LAYER.k))
+    w, b = (mg.tensor(a, requires_grad=True, device="cuda") for a in (w, b))
+    x = mg.tensor(rng.standard_normal(LAYER.x_shape).astype(np.float32), requires_grad=True, device="cuda")
+
+    def gradients() -> list[np.ndarray]:
+        y = F.conv2d(x, w, b, 2, "same")
+        return [one.numpy() for one in mg.grad(y, [x, w, b], mg.tensor(np.ones(y.shape, np.float32), device="cuda"))]
+
+    first = gradients()
+    sizes = x.size, w.size, int(np.prod(LAYER.y_shape))
+    assert set(timed) == {2 * (sizes[0] + sizes[1]), 2 * (sizes[2] + sizes[1]), 2 * (sizes[0] + sizes[2])}
+    gpu.calls.clear()
+    again = gradients()
+    rounded = [call.written for call in gpu.calls if "round_operands" in call.name]
+    assert sum(rounded) == 2 * sum(sizes)
+    for one, other in zip(first, again, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 # ---- every candidate is right ----------------------------------------------------------------------------------------

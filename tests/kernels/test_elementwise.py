@@ -1,15 +1,19 @@
-"""leaky_relu.cu, elu.cu and losses.cu against float64."""
+"""leaky_relu.cu, elu.cu, elementwise.cu and losses.cu against float64."""
+
+from unittest import mock
 
 import numpy as np
 import pytest
-from leaf_checks import DTYPES, REAL, SIZES, assert_within, eps, fenced, run, strided, transposed
+from leaf_checks import DTYPES, SIZES, assert_within, check_counters, eps, fenced, run, strided, transposed
 
 import minigan as mg
 import minigan.functional as F
-from minigan.kernel_launch import launch, launch_elements
+from minigan.ops import losses, losses_cuda
 from minigan.ops.elu import elu_forward, elu_grad
 from minigan.ops.leaky_relu import scale_negative
 from minigan.ops.losses import logistic_loss
+from minigan.ops.matmul import add_bias
+from minigan.ops.sigmoid import sigmoid_forward, tanh_grad
 
 
 def numbers(size, dtype, seed=0, scale=1.0):
@@ -49,6 +53,48 @@ def test_elu_gradient(size, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", SIZES)
+def test_sigmoid(size, dtype):
+    """Relative to the result, also where it is tiny: e^x is off by as many roundings as x has in itself."""
+    x = numbers(size, dtype, scale=9)
+    y = run(lambda: sigmoid_forward("emulated", x))
+    exact = x.astype(np.float64)
+    expected = np.exp(-np.logaddexp(0, -exact))
+    assert_within(y, expected, (4 + np.abs(exact)) * eps(dtype) * expected)
+
+
+def test_sigmoid_of_extreme_numbers():
+    y = sigmoid_forward("emulated", np.array([1e30, -1e30, np.inf, -np.inf, np.nan, 0], np.float32))
+    np.testing.assert_array_equal(y, np.array([1, 0, 1, 0, np.nan, 0.5], np.float32))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", SIZES)
+def test_tanh_gradient(size, dtype):
+    y, gy = np.tanh(numbers(size, dtype)), numbers(size, dtype, 1)
+    gx = run(lambda: tanh_grad("emulated", y, gy))
+    assert_within(gx, gy * (1 - y.astype(np.float64) ** 2), 3 * eps(dtype) * np.abs(gy))
+
+
+@pytest.mark.parametrize("slope", [1.0, 0.25, 0.0])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(1, 1), (33, 1), (7, 19), (5, 257), (64, 64)])
+def test_add_bias(shape, dtype, slope):
+    product, bias = numbers(shape, dtype), numbers(shape[1], dtype, 1)
+    bias[0] = -product[0, 0]  # 0 is not positive
+    y = run(lambda: add_bias("emulated", fenced(product), bias, slope))
+    total = product + bias
+    np.testing.assert_array_equal(y, np.where(total > 0, total, total * total.dtype.type(slope)))
+
+
+def test_add_bias_of_infinities_and_nan():
+    y = np.array([[np.inf, -np.inf, np.nan]], np.float32)
+    bias = np.ones(3, np.float32)
+    for slope, expected in ((1.0, [np.inf, -np.inf, np.nan]), (0.0, [np.inf, 0, np.nan])):
+        np.testing.assert_array_equal(add_bias("emulated", y.copy(), bias, slope), np.array([expected], np.float32))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", SIZES)
 def test_logistic_loss(size, dtype):
     z, t = numbers(size, dtype, scale=8), np.abs(numbers(size, dtype, 1)) % 1
     y = run(lambda: logistic_loss("emulated", z, t))
@@ -63,44 +109,34 @@ def test_logistic_loss_of_extreme_logits():
     np.testing.assert_allclose(y, np.array([0, 0, 1e30, 0, np.nan, np.log(2)], np.float32), rtol=1e-6)
 
 
-def mean_loss(kernel, a, b, blocks):
-    sums, mean = np.empty(blocks), np.empty(1, a.dtype)
-    macros = {"REAL": REAL[str(a.dtype)]}
-    launch("losses.cu", kernel, blocks, 256, [a, b, sums, a.size], device="emulated", macros=macros)
-    launch("losses.cu", "mean_of_sums", 1, 256, [sums, mean, blocks, a.size], device="emulated", macros=macros)
-    return mean
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("size", "blocks"), [(1, 1), (19, 1), (33, 2), (257, 1), (1025, 3), (4097, 19)])
+@pytest.mark.parametrize(("size", "blocks"), [(1, 1), (19, 1), (33, 2), (257, 1), (1025, 3), (4097, 19), (70001, 257)])
 def test_mean_losses(size, blocks, dtype):
     """The sums are double, so a float mean is off by the rounding of its terms and its own."""
     a, b = numbers(size, dtype, scale=3), np.abs(numbers(size, dtype, 1)) % 1
     exact, target = a.astype(np.float64), b.astype(np.float64)
-    logistic = run(lambda: mean_loss("logistic_sums", a, b, blocks))
+    with mock.patch.object(losses_cuda, "BLOCKS", blocks):
+        logistic = run(lambda: losses.mean_logistic("emulated", a, b))
+        l1 = run(lambda: losses.mean_l1("emulated", a, b))
     terms = np.logaddexp(0, exact) - exact * target
-    assert_within(logistic, np.array([terms.mean()]), 4 * eps(dtype) * (1 + np.abs(exact).mean()))
-    l1 = run(lambda: mean_loss("l1_sums", a, b, blocks))
-    assert_within(l1, np.array([np.abs(exact - target).mean()]), 2 * eps(dtype) * (1 + np.abs(exact).mean()))
+    assert_within(logistic, np.array(terms.mean()), 4 * eps(dtype) * (1 + np.abs(exact).mean()))
+    assert_within(l1, np.array(np.abs(exact - target).mean()), 2 * eps(dtype) * (1 + np.abs(exact).mean()))
+    check_counters()
 
 
-@pytest.mark.parametrize("blocks", [1, 33, 256, 257, 1111])
-def test_mean_of_sums(blocks):
-    sums = numbers(blocks, "float64")
-
-    def work():
-        mean = np.empty(1, np.float32)
-        args = [sums, mean, blocks, 7]
-        launch("losses.cu", "mean_of_sums", 1, 256, args, device="emulated", macros={"REAL": "float"})
-        return mean
-
-    assert_within(run(work), np.array([sums.sum() / 7]), 2 * eps("float32") * np.abs(sums).sum() / 7)
-
-
-def gradient(kernel, a, b, gy):
-    result = np.empty(a.shape, a.dtype)
-    launch_elements("losses.cu", kernel, a.size, [a, b, gy, result], device="emulated", dtype=a.dtype)
-    return result
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_number_is_the_target_of_all(dtype):
+    z, gy = numbers(111, dtype, scale=8), np.array([-1.5], dtype)
+    number = np.dtype(dtype).type(0.3)
+    for function, arguments in (
+        (losses.logistic_loss, ()),
+        (losses.mean_logistic, ()),
+        (losses.mean_logistic_gradient, (gy,)),
+    ):
+        one = run(lambda f=function, more=arguments: f("emulated", z, number, *more))
+        full = np.full(z.shape, number)
+        np.testing.assert_array_equal(one, function("emulated", z, full, *arguments))
+        assert_within(one, function("cpu", z, number, *arguments), 4 * eps(dtype) * (1 + np.abs(z).max()))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -109,9 +145,9 @@ def test_gradients_of_mean_losses(size, dtype):
     a, b, gy = numbers(size, dtype, scale=8), np.abs(numbers(size, dtype, 1)) % 1, np.array([-1.5], dtype)
     a[0] = b[0]
     exact, target = a.astype(np.float64), b.astype(np.float64)
-    gz = run(lambda: gradient("logistic_gradient", a, b, gy))
+    gz = run(lambda: losses.mean_logistic_gradient("emulated", a, b, gy))
     assert_within(gz, -1.5 / size * (1 / (1 + np.exp(-exact)) - target), 8 * eps(dtype) / size)
-    ga = run(lambda: gradient("l1_gradient", a, b, gy))
+    ga = run(lambda: losses.mean_l1_gradient("emulated", a, b, gy))
     assert_within(ga, -1.5 / size * np.sign(exact - target), 2 * eps(dtype) / size)
 
 
@@ -119,11 +155,15 @@ def test_nan_stays():
     x = np.array([np.nan, 1, -1], np.float32)
     one = np.ones(3, np.float32)
     for result in (
+        sigmoid_forward("emulated", x),
+        tanh_grad("emulated", x, one),
+        tanh_grad("emulated", one / 2, x),
+        add_bias("emulated", x.copy()[None], one, 0.0)[0],
         scale_negative("emulated", x, x, 0.2),
         elu_forward("emulated", x, 1.0),
         logistic_loss("emulated", x, one),
-        gradient("logistic_gradient", x, one, one[:1].copy()),
-        gradient("l1_gradient", x, one, one[:1].copy()),
+        losses.mean_logistic_gradient("emulated", x, one, one[:1]),
+        losses.mean_l1_gradient("emulated", x, one, one[:1]),
     ):
         assert np.isnan(result).tolist() == [True, False, False]
 
@@ -142,7 +182,7 @@ def test_ops_take_any_layout(layout):
     for shape in ((7, 19), (), (0, 3)):
         a = np.asarray(rng.standard_normal(shape))
         t, gy = np.abs(np.asarray(rng.standard_normal(shape))) % 1, np.asarray(rng.standard_normal(shape))
-        for function in (F.leaky_relu, F.elu):
+        for function in (F.leaky_relu, F.elu, F.tanh, F.sigmoid):
             found = []
             for device, change in (("cpu", np.asarray), ("emulated", layout if shape else np.asarray)):
                 x = mg.tensor(change(a), requires_grad=True, device=device)

@@ -519,6 +519,20 @@ def test_code_for_sm_90a_is_compiled_here_and_loaded_by_cupy(fake_cupy, tmp_path
     assert [*(tmp_path / "cache" / "cubin").iterdir()] == [file]
 
 
+@pytest.mark.parametrize("capability", ["75", "80", "90"])
+def test_all_is_compiled_that_a_gpu_can_run(fake_cupy, tmp_path, monkeypatch, capability):
+    monkeypatch.setenv("MINIGAN_CACHE", str(tmp_path))
+    fake_cupy.cuda.Device.compute_capability = capability
+    oldest = {"sm_75", *({"sm_80"} if capability >= "80" else ()), *({"sm_90a"} if capability == "90" else ())}
+    able = [v for source in map(load, sources()) for v in source.variants if v.requires in oldest]
+    assert {v.requires for v in able} == oldest
+    before = len(fake_cupy.RawModule.made)
+    assert kernel_launch.compile_all() == len(able) == len(fake_cupy.RawModule.made) - before
+    assert all(len(module.functions) == 1 for module in fake_cupy.RawModule.made[before:])
+    files = [*tmp_path.glob("cubin/*.cubin")]
+    assert len(files) == sum(v.requires == "sm_90a" for v in able)
+
+
 @pytest.mark.cuda
 def test_scale_negative_on_a_gpu():
     cupy = pytest.importorskip("cupy", reason="CuPy is not installed")

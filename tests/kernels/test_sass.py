@@ -72,6 +72,8 @@ def test_the_main_loop_of_stored_text():
         # 64 x 128 x 16 products by four warps, 2048 a cycle; (64 + 128) x 16 x 2 bytes.
         ("90a", "HGMMA.64x128x16.F32.BF16 R24, gdesc[UR20].tnspB, R24, gsb0", 64, 48),
         ("90a", "HGMMA.64x64x8.F32.TF32 R24, gdesc[UR20], R24", 32, 32),
+        # A from registers: 256 x 8 x 4 bytes
+        ("90a", "HGMMA.64x256x8.F32.TF32 R24, R152, gdesc[UR8], R24", 128, 64),
         # 32 lanes, a quarter of 64 or 128 a cycle
         ("80", "FFMA R4, R8, R12, R4", 2, 0),
         ("90a", "FFMA R4, R8, R12, R4", 1, 0),
@@ -80,6 +82,12 @@ def test_the_main_loop_of_stored_text():
 def test_cycles_of_multiplications(arch, instruction, multiply, shared):
     pipes = sass.cost([instruction], arch).pipes
     assert (pipes["multiply"], pipes["shared"]) == (multiply, shared)
+
+
+def test_a_way_back_from_behind_the_end_is_no_loop():
+    instructions = [".L_1:", "HGMMA", "BRA `(.L_2)", ".L_3:", "BRA `(.L_1)", "HGMMA", "EXIT", ".L_2:", "BRA `(.L_3)"]
+    assert sass.main_loop(instructions) == ["HGMMA", "BRA `(.L_2)", "BRA `(.L_1)"]
+    assert sass.main_loop(instructions[3:4] + instructions[5:]) is None
 
 
 def test_an_unknown_multiplication_is_an_error():
@@ -109,15 +117,15 @@ def test_what_the_command_refuses(capsys, monkeypatch):
 
 @needs_disassembler
 def test_a_kernel(capsys, monkeypatch):
-    """Rung 6: a tile of 128 x 128 x 16 by 8 warps is 32 products of 16 x 8 x 8 for each."""
+    """Rung 6: a tile of 128 x 128 x 16 by 4 warps is 64 products of 16 x 8 x 8 for each."""
     path = next(name for name in sources() if name.endswith("6_tensor_cores_tf32.cu"))
     source = check.load(path)
     (variant,) = [v for v in source.variants if "BM=128" in str(v)]
     found = list(sass.rows(source, variant, "80"))
     assert {row.kernel for row in found} == {"conv2d_forward", "conv2d_input_grad", "conv2d_weight_grad"}
     for row in found:
-        assert row.loop.counts["multiply"] == 128 * 128 * 16 / 8 / (16 * 8 * 8)
-        assert row.loop.pipes["multiply"] == 256
+        assert row.loop.counts["multiply"] == 128 * 128 * 16 / 4 / (16 * 8 * 8)
+        assert row.loop.pipes["multiply"] == 512
         assert row.loop.counts["copy"] >= 4
         assert row.loop.counts["wait"] >= 2
         assert 0 < row.loop.share <= 1
@@ -125,4 +133,4 @@ def test_a_kernel(capsys, monkeypatch):
     monkeypatch.setattr(sass, "chosen", lambda names, kernel: [source])
     assert sass.main(sources(), ["80", "90a"], "conv2d_forward") == 0
     said = capsys.readouterr().out
-    assert len(re.findall(r"^6_tensor_cores_tf32\.cu +conv2d_forward .* 32 .*%$", said, re.MULTILINE)) == 2
+    assert len(re.findall(r"^6_tensor_cores_tf32\.cu +conv2d_forward .* 64 .*%$", said, re.MULTILINE)) == 2

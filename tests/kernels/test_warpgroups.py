@@ -10,13 +10,14 @@ from minigan.kernels.emulator import options
 from minigan.kernel_launch import launch
 
 SOURCE = Path(__file__).resolve().parent / "wgmma.cu"
+TF32 = SOURCE.with_name("wgmma_tf32.cu")
 SEEDS = (0, 1, 2, 3)
 STORED = {"fp16": lambda x: x.astype(np.float16), "bf16": lambda x: (x.view(np.uint32) >> 16).astype(np.uint16)}
 
 
 def swizzled(rows):
-    """(R, 64) -> the 128-byte swizzle: the eight pieces of 8 numbers of row r, piece i in place i ^ r % 8."""
-    pieces = rows.reshape(-1, 8, 8)
+    """(R, 64), or 32 floats -> the 128-byte swizzle: the eight pieces of row r, piece i in place i ^ r % 8."""
+    pieces = rows.reshape(len(rows), 8, -1)
     out = np.empty_like(pieces)
     for r, row in enumerate(pieces):
         out[r, np.arange(8) ^ (r % 8)] = row
@@ -38,7 +39,7 @@ def product(source=SOURCE, half="bf16", n=64, a_by_lines=0, b_by_lines=0, block=
 
 
 @pytest.mark.parametrize("half", ["bf16", "fp16"])
-@pytest.mark.parametrize("n", [64, 128])
+@pytest.mark.parametrize("n", [64, 128, 256])
 @pytest.mark.parametrize("b_by_lines", [0, 1])
 @pytest.mark.parametrize("a_by_lines", [0, 1])
 def test_every_layout(a_by_lines, b_by_lines, n, half):
@@ -47,8 +48,28 @@ def test_every_layout(a_by_lines, b_by_lines, n, half):
             np.testing.assert_array_equal(*product(SOURCE, half, n, a_by_lines, b_by_lines))
 
 
-def planted(tmp_path, old, new):
-    text = SOURCE.read_text()
+def product_tf32(source=TF32, n=64, scale=1.0):
+    """C and what it should be; scale: of what is added behind the numbers, beyond TF32's precision."""
+    rng = np.random.default_rng(n)
+    a, b = (rng.integers(-8, 9, shape).astype(np.float32) for shape in ((64, 64), (n, 64)))
+    c = np.full((64, n), np.nan, np.float32)
+    tiles = np.concatenate([swizzled(np.ascontiguousarray(b[:, i : i + 32])) for i in (0, 32)])
+    args = [a * np.float32(scale), tiles * np.float32(scale), c]
+    launch(source, "product", 1, 128, args, device="emulated", macros={"BN": n}, shared_bytes=2 * n * 128 + 1024)
+    return c, a @ b.T
+
+
+@pytest.mark.parametrize("n", [64, 128, 256])
+def test_tf32(n):
+    for seed in SEEDS:
+        with options(seed=seed):
+            np.testing.assert_array_equal(*product_tf32(TF32, n))
+            # What is beyond 10 bits of the mantissa is not seen: towards zero, in both operands.
+            np.testing.assert_array_equal(*product_tf32(TF32, n, 1 + 2.0**-12))
+
+
+def planted(tmp_path, old, new, source=SOURCE):
+    text = source.read_text()
     assert text.count(old) == 1, old
     path = tmp_path / "planted.cu"
     path.write_text(text.replace(old, new))
@@ -104,6 +125,46 @@ def test_wrong_numbers(name, tmp_path):
                 seen = True
         wrong += [seed] * seen
     assert wrong == list(seeds) if seeds is not None else wrong
+
+
+WRONG_TF32 = {
+    "rows 8 apart swapped with steps 4 apart": ("e % 2 * 8) * 64", "e / 2 * 8) * 64", SEEDS),
+    "warps' rows swapped": ("(t / 32 * 16 + g + e", "(t / 32 * 8 + g + e", SEEDS),
+    "steps in pairs, as in 16 bits": ("q + e / 2 * 4]", "q * 2 + e / 2]", SEEDS),
+    "steps too far apart": ("b + i * 32", "b + i * 64 % 128", SEEDS),
+    "wrong stride": ("16, 1024)", "16, 512)", SEEDS),
+    "registers overwritten before the wait": ("group(1, a[1])", "group(1, a[0])", (1, 3)),
+    "the tile does not begin at 1024 bytes": (" + (-shared_address(memory) & 1023)", "", SEEDS),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_TF32)
+def test_wrong_numbers_in_tf32(name, tmp_path):
+    old, new, seeds = WRONG_TF32[name]
+    path, wrong = planted(tmp_path, old, new, TF32), []
+    for seed in SEEDS:
+        with options(seed=seed):
+            wrong += [] if np.array_equal(*product_tf32(path)) else [seed]
+    assert wrong == list(seeds)
+
+
+REFUSED_TF32 = {
+    "no wgmma_fence() since the last group, so A may not be there yet": (
+        "    wgmma_fence();\n",
+        "    if (number == 0) wgmma_fence();\n",
+    ),
+    "ends while a wgmma that nobody waited for is under way": ("wgmma_wait<0>(sums)", "wgmma_wait<1>(sums)"),
+    "give different descriptors": ("matrix_descriptor(b + i", "matrix_descriptor(b + t % 2 * 1024 + i"),
+    "outside of dynamic shared memory": ("b_tiles + number * BN * 32", "b_tiles + (number + 1) * BN * 32"),
+}
+
+
+@pytest.mark.parametrize("message", REFUSED_TF32)
+def test_refused_in_tf32(message, tmp_path):
+    path = planted(tmp_path, *REFUSED_TF32[message], TF32)
+    with pytest.raises(KernelError) as caught:
+        product_tf32(path)
+    assert message in str(caught.value)
 
 
 def test_wrong_lead(tmp_path):

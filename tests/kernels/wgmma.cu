@@ -1,6 +1,6 @@
 // wgmma.cu, a test of the emulator: a product of one warpgroup by wgmma, in both layouts of each operand.
 //
-// variants: {"HALF": ["bf16", "fp16"], "BN": [64, 128], "A_BY_LINES": [0, 1], "B_BY_LINES": [0, 1]}
+// variants: {"HALF": ["bf16", "fp16"], "BN": [64, 128, 256], "A_BY_LINES": [0, 1], "B_BY_LINES": [0, 1]}
 // requires: sm_90a
 // dynamic shared: product: (64 + BN) * 128 + 1024
 #include "common.cuh"

@@ -99,25 +99,32 @@ def penalty() -> list[np.ndarray]:
 
 
 def batch_norm(device: str) -> None:
-    """Synchronised, on uneven shares of 7 images: values, gradients and running statistics are those of the whole."""
+    """Synchronised, on uneven shares of 7 images: values, gradients and running statistics are those of the whole.
+
+    So are they where two batches of 7 images, of which each rank has its shares, go through it together.
+    """
     world, rng = distributed.world(), np.random.default_rng(0)
     rows = world.share(7)
-    x, cotangent = 3 + rng.standard_normal((7, 3, 5, 19)), rng.standard_normal((7, 3, 5, 19))
+    x, cotangent = 3 + rng.standard_normal((2, 7, 3, 5, 19)), rng.standard_normal((2, 7, 3, 5, 19))
+    x[1] = 2 * x[1] - 8
     gamma, beta = rng.uniform(0.5, 2, 19), rng.standard_normal(19)
 
-    def run(part: slice, synchronised: bool) -> list[np.ndarray]:
-        tensors = [mg.tensor(a, requires_grad=True, device=device) for a in (x[part], gamma, beta)]
+    def run(part: slice, groups: int, synchronised: bool) -> list[np.ndarray]:
+        images, weights = (a[:groups, part].reshape(-1, 3, 5, 19) for a in (x, cotangent))
+        tensors = [mg.tensor(a, requires_grad=True, device=device) for a in (images, gamma, beta)]
         running = [mg.tensor(a, device=device) for a in (np.zeros(19), np.ones(19))]
-        y = F.batch_norm(*tensors, *running, momentum=0.5, synchronised=synchronised)
-        (y * mg.tensor(cotangent[part], device=device)).mean().backward()
+        y = F.batch_norm(*tensors, *running, momentum=0.5, synchronised=synchronised, groups=groups)
+        (y * mg.tensor(weights, device=device)).mean().backward()
         gradients = [t.grad.numpy() for t in tensors if t.grad is not None]
-        return [y.numpy(), *gradients, *(t.numpy() for t in running)]
+        found = [y.numpy(), *gradients, *(t.numpy() for t in running)]
+        return [a.reshape(groups, -1, 3, 5, 19) if a.ndim == 4 else a for a in found]
 
-    y, gx, ggamma, gbeta, *running = run(rows, True)
-    expected = run(slice(0, 7), False)
-    found = [y, gx * world.weight, world.mean(ggamma), world.mean(gbeta), *running]
-    for got, wanted in zip(found, [expected[0][rows], expected[1][rows], *expected[2:]], strict=True):
-        np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-13 * np.abs(wanted).max())
+    for groups in (1, 2):
+        y, gx, ggamma, gbeta, *running = run(rows, groups, True)
+        expected = run(slice(0, 7), groups, False)
+        found = [y, gx * world.weight, world.mean(ggamma), world.mean(gbeta), *running]
+        for got, wanted in zip(found, [expected[0][:, rows], expected[1][:, rows], *expected[2:]], strict=True):
+            np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-13 * np.abs(wanted).max())
     if world.is_first:
         print("right", flush=True)
 

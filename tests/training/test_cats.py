@@ -1,7 +1,6 @@
 """The cats example from its command line: what it leaves behind, and how it answers mistakes."""
 
 import csv
-import importlib.util
 import json
 import os
 import signal
@@ -11,6 +10,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from minigan.kernels.emulator import executor
 from PIL import Image
 
 from minigan import serialization
@@ -44,7 +44,8 @@ def test_a_run_leaves_a_log_samples_checkpoint_film_and_configuration(
         assert grid.convert("L").getextrema() != (0, 0)
     with Image.open(folder / "progress.gif") as film:
         assert film.n_frames == 2
-    assert (folder / "losses.png").exists() == (importlib.util.find_spec("matplotlib") is not None)
+    with Image.open(folder / "losses.png") as plot:
+        assert plot.format == "PNG"
     config = json.loads((folder / "config.json").read_text())
     assert (config["seed"], config["preset"], config["images"]) == (3, "small", 21)
     assert config["settings"]["base_channels"] == 2
@@ -255,7 +256,35 @@ def test_doctor_names_devices_and_libraries(capsys: pytest.CaptureFixture) -> No
     said = capsys.readouterr().out
     assert "default device: " in said
     assert "cuda: " in said
+    assert "emulated: available, with /" in said
     assert "safetensors 0" in said
+
+
+def test_what_the_emulator_lacks_is_said_in_one_line(
+    train_cats: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    from minigan.__main__ import main
+
+    monkeypatch.setattr(executor, "_built", {})  # as in a new process
+    for name, value, words in (
+        ("CXX", "no-such-compiler", "the emulator needs a C++ compiler"),
+        (
+            "MINIGAN_CACHE",
+            "/dev/null/x",
+            "compiled kernels cannot be written to /dev/null/x/emulator: Not a dir",
+        ),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            with pytest.raises(SystemExit) as end:
+                train_cats("--out", name, "--quiet", "--device", "emulated")
+        assert end.value.code == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"dcgan_cats.py: error: {words}")
+        assert error.count("\n") == 1
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    main(["doctor"])
+    assert "emulated: the emulator needs a C++ compiler" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("noise_of_the_cpu")

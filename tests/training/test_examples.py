@@ -182,7 +182,7 @@ def test_maxpool_turns_one_photo(train_example: Train, pictures: Path, capsys: p
     assert json.loads(Path("run/config.json").read_text())["images"] == 600
     (pictures / "broken.png").write_bytes(b"no picture")
     for system, name, words in (
-        ("maxpool", "broken.png", "broken.png: not a JPEG, PNG or WebP image"),
+        ("maxpool", "broken.png", "broken.png: not a JPEG, PNG, WebP, GIF, BMP or TIFF image"),
         ("cats", "3.png", "3.png is one image: expected a folder or an archive of many"),
     ):
         with pytest.raises(SystemExit) as end:

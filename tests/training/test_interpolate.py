@@ -1,5 +1,7 @@
 """Walks through the space of z: where they begin and end, how long z stays, and the files that show them."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -121,6 +123,19 @@ def test_a_gif_loops_and_a_png_has_a_row_for_each_leg(capsys: pytest.CaptureFixt
 
 
 @pytest.mark.usefixtures("run")
+@pytest.mark.parametrize("named", ["run", "run/checkpoints/000007.safetensors"])
+def test_without_a_name_it_is_a_gif_in_the_run_s_folder_and_written_anew(
+    named: str, capsys: pytest.CaptureFixture
+) -> None:
+    for seed in ("0", "1"):
+        main(["interpolate", named, "--points", "2", "--frames", "2", "--seed", seed])
+        assert f"{Path('run/interpolation.gif')}: 4 images" in capsys.readouterr().out
+        main(["interpolate", named, "--points", "2", "--frames", "2", "--seed", seed, "--out", f"{seed}.gif"])
+        assert Path("run/interpolation.gif").read_bytes() == Path(f"{seed}.gif").read_bytes()
+    assert Path("0.gif").read_bytes() != Path("1.gif").read_bytes()
+
+
+@pytest.mark.usefixtures("run")
 def test_the_same_seed_gives_the_same_walk() -> None:
     for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
         main(["interpolate", "run", "--out", f"{name}.png", "--points", "2", "--frames", "2", "--seed", seed])
@@ -150,3 +165,9 @@ def test_a_mistake_gets_one_line(capsys: pytest.CaptureFixture) -> None:
         assert words in error
         assert error.count("\n") == 1
     assert not list(Path().glob("a.*"))
+
+
+def test_the_command_is_named_as_it_is_called() -> None:
+    done = subprocess.run([sys.executable, "-m", "minigan", "interpolate"], capture_output=True, text=True)
+    assert done.stderr.startswith("python -m minigan: error: ")
+    assert done.returncode == 2

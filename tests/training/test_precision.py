@@ -54,8 +54,6 @@ def rounded_on_cpu(monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
     for name in ("forward", "input_grad", "weight_grad"):
         leaf = getattr(conv2d_cpu, name)
 
-        leaf = leaf if name == "weight_grad" else conv2d._activated(leaf)
-
         def judge(device: str, first: Any, second: Any, *rest: Any, leaf: Any = leaf, name: str = name) -> Any:
             if conv2d_ladder.suits_three_columns(name, rest[0]):
                 return leaf(first, second, *rest)

@@ -1,0 +1,40 @@
+"""Max-pooling on CUDA devices: the host's side of max_pool.cu."""
+
+import numpy as np
+
+from minigan.backend import Array, array_module, contiguous
+from minigan.kernel_launch import launch_elements
+from minigan.ops.geometry import Pair
+
+Windows = tuple[Pair, Pair, Pair]  # kernel, stride, padding
+
+
+def output_shape(x: Array, kernel: Pair, stride: Pair, padding: Pair) -> tuple[int, ...]:
+    n, h, w, c = x.shape
+    return n, *((i + 2 * p - k) // s + 1 for i, k, s, p in zip((h, w), kernel, stride, padding, strict=True)), c
+
+
+def _launch(device: str, kernel: str, x: Array, y: Array, result: Array, windows: Windows, *arrays: Array) -> None:
+    """Runs a kernel over the elements of `result`; x is the pooling's input, or an array of its shape, y its output."""
+    fields = ("n", "h", "w", "c", "p", "q", "kernel_h", "kernel_w", "stride_h", "stride_w", "top", "left")
+    pool = dict(zip(fields, (*x.shape, *y.shape[1:3], *(i for pair in windows for i in pair)), strict=True))
+    launch_elements("max_pool.cu", kernel, result.size, [*arrays, pool], device=device, dtype=result.dtype)
+
+
+def max_pool(device: str, x: Array, windows: Windows) -> tuple[Array, Array]:
+    xp, shape = array_module(device), output_shape(x, *windows)
+    y, index = xp.empty(shape, x.dtype), xp.empty(shape, np.int32)
+    _launch(device, "max_pool", x, y, y, windows, *contiguous(device, x), y, index)
+    return y, index
+
+
+def scatter(device: str, gy: Array, index: Array, size: Pair, windows: Windows) -> Array:
+    gx = array_module(device).empty((len(gy), *size, gy.shape[-1]), gy.dtype)
+    _launch(device, "put_maxima", gx, gy, gx, windows, *contiguous(device, gy, index), gx)
+    return gx
+
+
+def gather(device: str, x: Array, index: Array, windows: Windows) -> Array:
+    y = array_module(device).empty(index.shape, x.dtype)
+    _launch(device, "take_maxima", x, y, y, windows, *contiguous(device, x, index), y)
+    return y
