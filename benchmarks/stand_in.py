@@ -336,7 +336,6 @@ class Module:
         runtime = SimpleNamespace(getDeviceCount=lambda: 1, deviceSynchronize=lambda: None)
         memory = SimpleNamespace(OutOfMemoryError=type("OutOfMemoryError", (MemoryError,), {}))
         self.cuda = SimpleNamespace(Device=Device, runtime=runtime, memory=memory, is_available=lambda: True)
-        self.cuda.get_current_stream = lambda: SimpleNamespace(ptr=0)
         self.cuda.Event = lambda disable_timing=False: Event(gpu)
         self.cuda.alloc_pinned_memory = bytearray
         self.cuda.get_current_stream = partial(Stream, gpu)

@@ -19,9 +19,13 @@
 // Statistics of a channel are double. `centre` is the mean as REAL, and what it lacks is put into the constant term.
 // VECTOR = 4 wants x, y and gy at multiples of 16 bytes, and channels that are a multiple of 4.
 //
-// variants: [{"REAL": ["float"], "VECTOR": [1, 4]}, {"REAL": ["double"], "VECTOR": [1]}]
+// HALF is for input_gradient alone.
+//
+// variants: [{"REAL": ["float"], "VECTOR": [1, 4]}, {"REAL": ["double"], "VECTOR": [1]},
+//            {"REAL": ["float"], "VECTOR": [1, 4], "HALF": ["bf16", "fp16"]}]
 #include "common.cuh"
 #include "last_block.cuh"
+#include "ptx.cuh"
 
 #define TILE 32
 #define LANES (TILE / VECTOR)
@@ -316,11 +320,19 @@ extern "C" __global__ void __launch_bounds__(256)
   }
 }
 
-// gx = k0 g + k1 (x - centre) + k2, with the coefficients of gradient_sums and g as there.
+#ifdef HALF
+// The same in 16 bits, to nearest even.
+struct __align__(VECTOR * sizeof(HALF)) Rounded {
+  HALF of[VECTOR];
+};
+#endif
+
+// gx = k0 g + k1 (x - centre) + k2, with the coefficients of gradient_sums and g as there. rounded: gx once more, as HALF,
+// as convolutions multiply it; without HALF not written.
 extern "C" __global__ void __launch_bounds__(256)
     input_gradient(const REAL* x, const REAL* gy, const REAL* gamma, const double* average, const double* inverse,
-                   const REAL* beta, const double* coefficients, REAL* gx, REAL negative, int rows, int channels,
-                   int chunk_rows) {
+                   const REAL* beta, const double* coefficients, REAL* gx, unsigned short* rounded, REAL negative,
+                   int rows, int channels, int chunk_rows) {
   const Part part = thread_part(rows, channels, chunk_rows);
   if (part.count == 0) return;
   const int size = gridDim.z * channels;
@@ -344,6 +356,11 @@ extern "C" __global__ void __launch_bounds__(256)
         gs[i].of[v] = k0[v] * g + k1[v] * (xs[i].of[v] - a[v].centre) + k2[v];
       }
       store(gx + part.at + (first + i) * part.step, gs[i]);
+#ifdef HALF
+      Rounded values;
+      for (int v = 0; v < VECTOR; v++) round_to(gs[i].of[v], values.of[v]);
+      *reinterpret_cast<Rounded*>(rounded + part.at + (first + i) * part.step) = values;
+#endif
     }
   }
 }

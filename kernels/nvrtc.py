@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
 
-MISSING = "NVRTC, NVIDIA's CUDA compiler library, is not installed: pip install 'minigan[cuda12]' (or cuda13)"
+MISSING = "NVRTC, NVIDIA's CUDA compiler library, is not installed: pip install 'minigan[nvrtc]' (or cuda12, cuda13)"
 
 
 class NvrtcError(RuntimeError):

@@ -50,6 +50,9 @@ __device__ __forceinline__ fp16 to_fp16(float x) {
   return y;
 }
 
+__device__ __forceinline__ void round_to(float x, bf16& y) { y = to_bf16(x); }
+__device__ __forceinline__ void round_to(float x, fp16& y) { y = to_fp16(x); }
+
 __device__ __forceinline__ float to_float(bf16 x) { return __uint_as_float(static_cast<unsigned>(x.bits) << 16); }
 
 __device__ __forceinline__ float to_float(fp16 x) {

@@ -128,6 +128,7 @@ def matmul_precision(device: str) -> str:
     return "tf32" if is_cuda(device) and cuda_architecture(device) >= 80 else "float32"
 
 
+@cache
 def is_cuda(device: str) -> bool:
     return device.startswith("cuda")
 
@@ -137,9 +138,12 @@ def array_module(device: str) -> ModuleType:
     return cupy() if is_cuda(device) else np
 
 
+_anywhere = nullcontext()
+
+
 def on_device(device: str) -> AbstractContextManager[Any]:
     """`with on_device("cuda:1"):` makes that GPU the one on which CuPy allocates and computes."""
-    return cupy().cuda.Device(cuda_index(device)) if is_cuda(device) else nullcontext()
+    return cupy().cuda.Device(cuda_index(device)) if is_cuda(device) else _anywhere
 
 
 def contiguous(device: str, *arrays: Array) -> tuple[Array, ...]:

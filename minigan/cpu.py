@@ -142,8 +142,10 @@ if hasattr(os, "register_at_fork"):
 
 def parallel(kernel: Callable[..., None], count: int, *arguments: Any, grain: int = 1) -> None:
     """Runs kernel(start, stop, *arguments) over 0 ... count - 1 on all threads; no share is smaller than `grain`."""
-    shares = max(1, min(thread_count(), count // grain))
-    if shares == 1:
+    shares = count // grain
+    if shares > 1:
+        shares = min(shares, thread_count())
+    if shares <= 1:
         kernel(0, count, *arguments)
         return
     edges = [count * i // shares for i in range(shares + 1)]
@@ -172,6 +174,7 @@ def parallel_each(work: Callable[[Any], None], items: Sequence[Any], operations:
 class _Scratch(threading.local):
     def __init__(self) -> None:
         self.buffers: dict[str, np.ndarray] = {}
+        self.views: dict[tuple[str, tuple[int, ...], np.dtype], np.ndarray] = {}
 
 
 _scratch = _Scratch()
@@ -183,11 +186,16 @@ def scratch(shape: tuple[int, ...], dtype: np.dtype, name: str = "") -> np.ndarr
     Fresh memory of this size would come page by page from the operating system each time, which costs as much as
     filling it.
     """
-    size = math.prod(shape) * dtype.itemsize
-    buffer = _scratch.buffers.get(name)
-    if buffer is None or buffer.size < size:
-        buffer = _scratch.buffers[name] = np.empty(size, np.uint8)
-    return buffer[:size].view(dtype).reshape(shape)
+    view = _scratch.views.get((name, shape, dtype))
+    if view is None:
+        size = math.prod(shape) * dtype.itemsize
+        buffer = _scratch.buffers.get(name)
+        if buffer is None or buffer.size < size:
+            buffer = _scratch.buffers[name] = np.empty(size, np.uint8)
+            # Views of the smaller buffer would keep it alive.
+            _scratch.views = {key: kept for key, kept in _scratch.views.items() if key[0] != name}
+        view = _scratch.views[name, shape, dtype] = buffer[:size].view(dtype).reshape(shape)
+    return view
 
 
 def keep_memory() -> None:

@@ -73,11 +73,10 @@ class Module:
             raise KeyError(f"load_state_dict: missing: {missing or 'none'}; unexpected: {unexpected or 'none'}")
         arrays = {name: np.asarray(value) for name, value in state.items()}
         for name, t in own.items():
-            if arrays[name].shape != t.shape or arrays[name].dtype != t.dtype:
-                raise ValueError(
-                    f"load_state_dict: {name}: expected shape {t.shape}, {t.dtype}, "
-                    f"got {arrays[name].shape}, {arrays[name].dtype}"
-                )
+            a = arrays[name]
+            if a.shape != t.shape or a.dtype != t.dtype:
+                wanted = f"expected shape {t.shape}, {t.dtype}"
+                raise ValueError(f"load_state_dict: {name}: {wanted}, got {a.shape}, {a.dtype}")
         for name, t in own.items():
             t.data[...] = to_device(arrays[name], t.device)
             t.mark_changed()
@@ -105,8 +104,9 @@ class Module:
 
     def requires_grad_(self, requires_grad: bool = True) -> "Module":
         """Freezes (False) or releases the parameters: frozen ones get no gradient, and it is not computed."""
-        for t in self.parameters():
-            t.requires_grad = requires_grad
+        for _, t in self.named_tensors():
+            if isinstance(t, Parameter):
+                t.requires_grad = requires_grad
         return self
 
     def __repr__(self) -> str:
@@ -126,16 +126,12 @@ class Sequential(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         modules = list(self)
+        fusing = BatchNorm2d, Conv2d, ConvTranspose2d, Linear  # these, not what is derived from them
         while modules:
             module, *modules = modules
             following = modules[0] if modules else None
             slope = following.slope if type(following) is LeakyReLU else 0.0 if type(following) is ReLU else None
-            if slope is not None and (
-                type(module) is BatchNorm2d
-                or type(module) is Conv2d
-                or type(module) is ConvTranspose2d
-                or type(module) is Linear
-            ):
+            if slope is not None and isinstance(module, fusing) and type(module) in fusing:
                 x = module.forward(x, slope)  # one op, which neither writes nor keeps what lies between
                 modules.pop(0)
             else:
@@ -253,15 +249,14 @@ class BatchNorm2d(Module):
 
     def forward(self, x: Tensor, slope: float = 1.0) -> Tensor:
         """slope: of a LeakyReLU behind it, computed along; 1 is none."""
-        running, numbers = (self.running_mean, self.running_var), (self.momentum, self.epsilon, slope)
-        batches = self.synchronised, _groups.get()
-        return F.batch_norm(x, self.gamma, self.beta, *running, self.training, *numbers, *batches)
+        settings = self.momentum, self.epsilon, slope, self.synchronised, _groups.get()
+        return F.batch_norm(x, self.gamma, self.beta, self.running_mean, self.running_var, self.training, *settings)
 
 
 _groups: ContextVar[int] = ContextVar("groups", default=1)  # how many batches, one after another, a pass is given
 
 
-def together(module: Module, *batches: Tensor) -> Iterator[Tensor]:
+def together(module: Module, *batches: Tensor) -> tuple[Tensor, ...]:
     """module(batch) for each batch, all in one pass: `judged_real, judged_fake = nn.together(net, real, fake)`.
 
     To the layers the batches are one, except to BatchNorm2d, which normalises each by its own statistics, and updates
@@ -275,7 +270,7 @@ def together(module: Module, *batches: Tensor) -> Iterator[Tensor]:
         y = module(F.concatenate(batches))
     finally:
         _groups.reset(token)
-    return iter(y.reshape(len(batches), len(batches[0]), *y.shape[1:]))
+    return tuple(y.reshape(len(batches), len(batches[0]), *y.shape[1:]))
 
 
 class LeakyReLU(Module):

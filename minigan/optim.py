@@ -132,7 +132,7 @@ class Adam:
         groups: dict[tuple[str, np.dtype], list[Quadruple]] = {}
         for i, p in enumerate(self.parameters):
             if p.grad is not None:
-                if p.grad._kind() != p._kind():
+                if (p.grad.shape, p.grad.dtype, p.grad.device) != (p.shape, p.dtype, p.device):
                     raise ValueError(f"Adam.step: gradient {i}: expected {p._kind()}, got {p.grad._kind()}")
                 for _, moments in self._moments():  # they follow a parameter that went to another device
                     if type(moments[i]) is not type(p.data):

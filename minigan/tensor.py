@@ -8,6 +8,7 @@ gradient is as differentiable as anything else: second derivatives need no furth
 """
 
 import itertools
+import math
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -130,7 +131,7 @@ class Tensor:
 
     @property
     def size(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64))
+        return math.prod(self.shape)
 
     def numpy(self) -> np.ndarray:
         """The data as a NumPy array: the very array on the CPU, a copy from a GPU."""
@@ -386,13 +387,14 @@ class Op:
                 raise TypeError(f"{self._name()}: expected tensors of one dtype, got {_kinds(inputs)}")
         self.device = first.device
         with on_device(self.device):
-            y = self.forward(*(t.data for t in inputs))
+            y = self.forward(*[t._data for t in inputs])
         # NumPy turns arrays without dimensions into scalars.
         y = Tensor(y if is_cuda(self.device) else np.asarray(y), device=self.device)
         if debugging.checking:
             debugging.check_finite(f"{self._name()}: output", y, [(f"input {i}", t) for i, t in enumerate(inputs)])
+        owner = _owner(y._data)
         for t in inputs:
-            if _owner(t.data) is _owner(y.data):  # a view: a change of one is a change of the other
+            if _owner(t._data) is owner:  # a view: a change of one is a change of the other
                 y._versions = t._versions
         if _recording.on and any(t.requires_grad for t in inputs):
             saved = range(len(inputs)) if self.saved_inputs is None else self.saved_inputs

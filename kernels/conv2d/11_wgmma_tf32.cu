@@ -28,7 +28,10 @@
 // Input gradient: parity class blockIdx.z, as in rung 3.
 // Weight gradient: the product of rung 3 the other way round, rows are taps (r, s, c), columns filters; slice
 //   blockIdx.z. The sums are written with neighbouring lanes at neighbouring channels.
-// Next: two blocks of a cluster that fetch half of B's tile each, for both: 32 bytes a cycle with 128 x 256.
+// Next: patches that are fetched once. With 5 x 5 taps and stride 2, 8 x 16 pixels ask for 128 x 25 = 3200 pixels of x,
+//   but these are 19 x 35 = 665. Kept in shared memory for all taps, where fragments are read at shifted addresses, they
+//   need neither most of A's copies nor its bytes from the L2 cache. Or two blocks of a cluster that fetch half of B's
+//   tile each, for both: 32 bytes a cycle with 128 x 256.
 //
 // variants: [{"BM": 64, "BN": 64, "BK": 32, "STAGES": 4, "VECTOR_A": [4, 1], "VECTOR_B": 1},
 //            {"BM": 128, "BN": 256, "BK": 32, "STAGES": 4, "VECTOR_A": 4, "VECTOR_B": 1},

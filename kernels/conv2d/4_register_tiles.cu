@@ -28,6 +28,8 @@ constexpr int TX = BN / TN, TY = BM / TM, THREADS = TX * TY;
 static_assert(TM % 4 == 0 && TN % 4 == 0, "shared memory is read in vectors of four");
 static_assert(THREADS % 32 == 0 && THREADS <= 1024, "whole warps");
 
+#include "line_sums.cuh"
+
 // A tile in shared memory, always with its lines side by side.
 template <int LINES>
 using Tile = float[BK][LINES + 4];
@@ -85,6 +87,7 @@ __device__ __forceinline__ void product(const Pass& pass, const float* a, const 
   const int row0 = blockIdx.x * BM, column0 = blockIdx.y * BN, tx = threadIdx.x % TX, ty = threadIdx.x / TX;
   Stage<decltype(pass.a), BM, VECTOR_A> a_stage(pass.a, row0, pass.begin);
   Stage<decltype(pass.b), BN, VECTOR_B> b_stage(pass.b, column0, pass.begin);
+  LineSums<Pass> line_sums(pass);
   float sums[TM][TN] = {};
   a_stage.load(a, pass.end - pass.begin);
   b_stage.load(b, pass.end - pass.begin);
@@ -104,8 +107,11 @@ __device__ __forceinline__ void product(const Pass& pass, const float* a, const 
 #pragma unroll
         for (int j = 0; j < TN; j++) sums[i][j] += a_values[i] * b_values[j];
     }
+    line_sums.add([&](int line, int step) { return a_tile[step][line]; },
+                  [&](int line, int step) { return b_tile[step][line]; });
     __syncthreads();  // and may be overwritten
   }
+  line_sums.store(pass);
 #pragma unroll
   for (int i = 0; i < TM; i++) {
     const int row = row0 + own_line(i, ty, TY);

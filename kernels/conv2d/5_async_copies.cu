@@ -27,6 +27,8 @@ constexpr int TX = 16, TY = 16, THREADS = TX * TY, TM = BM / TY, TN = BN / TX;
 static_assert(TM % 4 == 0 && TN % 4 == 0, "along the lines, shared memory is read in vectors of four");
 static_assert(BK % 4 == 0 && STAGES >= 2, "four steps are read at a time; one tile at least is on its way");
 
+#include "line_sums.cuh"
+
 // Line i of the thread that is number t of 16 along this axis.
 template <bool along_depth>
 __device__ __forceinline__ int own_line(int i, int t) {
@@ -65,6 +67,7 @@ __device__ __forceinline__ void product(const Pass& whole, const float* a, const
   Copier<A, BM, BK, VECTOR_A, THREADS> copier_a(pass.a, row0, pass.begin);
   Copier<B, BN, BK, VECTOR_B, THREADS> copier_b(pass.b, column0, pass.begin);
   float sums[TM][TN] = {};
+  LineSums<Pass> line_sums(pass);
   auto multiply = [&](const float* a_tile, const float* b_tile) {
 #pragma unroll
     for (int step = 0; step < BK; step += 4) {
@@ -78,8 +81,11 @@ __device__ __forceinline__ void product(const Pass& whole, const float* a, const
 #pragma unroll
           for (int j = 0; j < TN; j++) sums[i][j] += a_values[i][s] * b_values[j][s];
     }
+    line_sums.add([&](int line, int step) { return a_tile[Layout<A, BM, BK>::at(line, step)]; },
+                  [&](int line, int step) { return b_tile[Layout<B, BN, BK>::at(line, step)]; });
   };
   for_each_tile<STAGES, BK>(ring, copier_a, copier_b, a, b, pass.begin, pass.end, multiply);
+  line_sums.store(pass);
 #pragma unroll
   for (int i = 0; i < TM; i++) {
     const int row = row0 + own_line<A::along_depth>(i, ty);

@@ -31,6 +31,8 @@ constexpr int TILES_M = WARP_M / 16, TILES_N = WARP_N / 8;  // blocks of 16 x 8 
 static_assert(BM % WARP_M == 0 && BN % WARP_N == 0, "warps share the tile evenly");
 static_assert(BK % 8 == 0 && STAGES >= 2, "mma.sync takes 8 steps of the depth; one tile at least is on its way");
 
+#include "line_sums.cuh"
+
 // Which line of the warp's part of a tile is line g of its group number `group` of eight. Along the depth, they lie side
 // by side. Else a thread has line g of four groups side by side, and reads them at once; mma.sync does not mind.
 template <bool along_depth>
@@ -89,6 +91,7 @@ __device__ __forceinline__ void product(const Pass& whole, const float* a, const
   Copier<A, BM, BK, VECTOR_A, THREADS> copier_a(pass.a, row0, pass.begin);
   Copier<B, BN, BK, VECTOR_B, THREADS> copier_b(pass.b, column0, pass.begin);
   float sums[TILES_M][TILES_N][4] = {};
+  LineSums<Pass> line_sums(pass);
   auto multiply = [&](const float* a_tile, const float* b_tile) {
 #pragma unroll
     for (int step = 0; step < BK; step += 8) {
@@ -103,8 +106,11 @@ __device__ __forceinline__ void product(const Pass& whole, const float* a, const
         for (int j = 0; j < TILES_N; j++) mma_m16n8k8_tf32(sums[i][j], block, b_values[j]);
       }
     }
+    line_sums.add([&](int line, int step) { return a_tile[Layout<A, BM, BK>::at(line, step)]; },
+                  [&](int line, int step) { return b_tile[Layout<B, BN, BK>::at(line, step)]; });
   };
   for_each_tile<STAGES, BK>(ring, copier_a, copier_b, a, b, pass.begin, pass.end, multiply);
+  line_sums.store(pass);
 #pragma unroll
   for (int i = 0; i < TILES_M; i++)
 #pragma unroll

@@ -371,6 +371,8 @@ __device__ __forceinline__ Pass without_padding(Pass pass, int first, int count)
 struct WeightGrad {
   int rows, columns, begin, end;
   int origin, pitch;  // of the array that is written: the output, unless into_tiles says otherwise
+  int summed = 0;     // line_sums.cuh: what is summed for a bias besides, and where to
+  REAL* line_sums = nullptr;
   OutputGrads a;
   TapsByPixels b;
 

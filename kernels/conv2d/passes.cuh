@@ -6,6 +6,7 @@
 #pragma once
 
 #include "geometry.cuh"
+#include "line_sums.cuh"
 #include "slices.cuh"
 
 #ifndef BLOCKS
@@ -26,15 +27,18 @@ conv2d_input_grad(const REAL* gy, const REAL* w, const REAL* bias, REAL* gx, Con
   if (blockIdx.x * BM < pass.rows) product(pass, gy, w, bias, gx);  // the same for all threads of the block
 }
 
-// x (N, H, W, C), gy (N, P, Q, K) -> gw (K, R, S, C).   Grid: tiles of rows, tiles of columns, slices. partial and
-// counters (slices.cuh) are null where there is one slice.
+// x (N, H, W, C), gy (N, P, Q, K) -> gw (K, R, S, C).   Grid: tiles of rows, tiles of columns, slices. partial
+// (slices.cuh) is null where there is one slice. summed (line_sums.cuh): the bias's gradient gb comes along, by means of
+// line_sums (slices, tiles, THREADS); else these two are null. counters: for gb one, then those of slices.cuh.
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
-conv2d_weight_grad(const REAL* x, const REAL* gy, REAL* gw, REAL* partial, unsigned* counters, Conv g,
-                   int slice_depth) {
+conv2d_weight_grad(const REAL* x, const REAL* gy, REAL* gw, REAL* gb, REAL* partial, REAL* line_sums,
+                   unsigned* counters, Conv g, int slice_depth, int summed) {
   WeightGrad pass(g, blockIdx.z, slice_depth);
+  pass.summed = summed, pass.line_sums = line_sums;
   if (partial) pass.into_tiles(TILE_ROWS, TILE_COLUMNS, tile_row(), tile_column());
   product(pass, gy, x, static_cast<const REAL*>(nullptr), partial ? partial : gw);
-  if (partial)
-    add_slices(partial, counters, pass.rows, pass.columns,
-               [&](int row, int column, REAL sum) { gw[row * pass.columns + column] = sum; });
+  const bool whole =
+      !partial || add_slices(partial, counters + 1, pass.rows, pass.columns, line_sums,
+                             [&](int row, int column, REAL sum) { gw[row * pass.columns + column] = sum; });
+  if (whole && summed != NOTHING) finish_bias(pass, gb, counters);
 }

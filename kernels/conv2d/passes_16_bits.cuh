@@ -22,8 +22,8 @@ conv2d_input_grad(const HALF* gy, const HALF* w, const float* bias, float* gx, C
   if (blockIdx.x * BM < pass.rows) product(pass, gy, w, bias, gx);  // the same for all threads of the block
 }
 
-// x (N, H, W, C), gy (N, P, Q, K) -> gw (filters, R, S, channels).   partial, counters: as in passes.cuh, but with one
-// slice, too, if there is padding to leave out.
+// x (N, H, W, C), gy (N, P, Q, K) -> gw (filters, R, S, channels).   partial, counters: as in passes.cuh, but partial
+// with one slice, too, if there is padding to leave out.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
 conv2d_weight_grad(const HALF* x, const HALF* gy, float* gw, float* partial, unsigned* counters, Conv g, int filters,
                    int channels, int slice_depth) {
@@ -31,7 +31,7 @@ conv2d_weight_grad(const HALF* x, const HALF* gy, float* gw, float* partial, uns
   if (partial) pass.into_tiles(TILE_ROWS, TILE_COLUMNS, tile_row(), tile_column());
   product(pass, gy, x, static_cast<const float*>(nullptr), partial ? partial : gw);
   if (partial)
-    add_slices(partial, counters, filters, pass.columns, [&](int row, int column, float sum) {
+    add_slices(partial, counters + 1, filters, pass.columns, nullptr, [&](int row, int column, float sum) {
       const int tap = column / g.c, c = column % g.c;
       if (c < channels) gw[(row * g.r * g.s + tap) * channels + c] = sum;
     });

@@ -4,9 +4,6 @@
 #include "common.cuh"
 #include "ptx.cuh"
 
-__device__ __forceinline__ void round_to(float x, bf16& y) { y = to_bf16(x); }
-__device__ __forceinline__ void round_to(float x, fp16& y) { y = to_fp16(x); }
-
 // An array (rows, channels) of which (padded_rows, padded_channels) is made. vector: how many floats may be read at
 // once, 4 or 1. padded_channels is a multiple of 4.
 struct Padding {

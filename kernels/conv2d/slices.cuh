@@ -64,10 +64,12 @@ struct __align__(16) Four {
   }
 };
 
-// partial (slices, tiles, TILE_ROWS, TILE_COLUMNS): the sums of all slices of the block's tile, of which a matrix has rows x columns, to
-// store(row, column, sum), by the block that comes last. Whether this was it.
+// partial (slices, tiles, TILE_ROWS, TILE_COLUMNS): the sums of all slices of the block's tile, of which a matrix has
+// rows x columns, to store(row, column, sum), by the block that comes last. Whether this was it. line_sums (slices, tiles,
+// THREADS) or null: are added up in place of the first slice's.
 template <class Store>
-__device__ __forceinline__ bool add_slices(REAL* partial, unsigned* counters, int rows, int columns, Store store) {
+__device__ __forceinline__ bool add_slices(REAL* partial, unsigned* counters, int rows, int columns, REAL* line_sums,
+                                           Store store) {
   constexpr int FOURS = BM * BN / 4;
   const int slice_size = gridDim.x * gridDim.y * FOURS, tile = blockIdx.y * gridDim.x + blockIdx.x;
   Four* const sums = reinterpret_cast<Four*>(partial) + tile * FOURS;
@@ -82,6 +84,11 @@ __device__ __forceinline__ bool add_slices(REAL* partial, unsigned* counters, in
 #pragma unroll
       for (int e = 0; e < 4; e++)
         if (whole && column + e < columns) store(row, column + e, sum.values[e]);
+    }
+    if (line_sums) {
+      const int slice = gridDim.x * gridDim.y * THREADS;
+      REAL* const at = line_sums + first * slice + tile * THREADS + threadIdx.x;
+      *at = sum_of(at, stride * slice, members);
     }
   });
 }

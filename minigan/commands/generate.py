@@ -1,6 +1,7 @@
 """`python -m minigan generate RUN`: images from a finished run."""
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ def add_to(commands: Any) -> None:
     command.add_argument("--count", type=int, default=64, metavar="N", help="how many images (64)")
     command.add_argument("--seed", type=int, default=0, metavar="N", help="the same seed gives the same images (0)")
     command.add_argument("--grid", metavar="COLUMNSxROWS", help="one picture with all images, such as 8x8")
-    command.add_argument("--out", type=Path, required=True, metavar="PATH", help="a .png for a grid, else a folder")
+    command.add_argument(
+        "--out", type=Path, required=True, metavar="PATH", help="a .png for one picture with all images, else a folder"
+    )
     command.add_argument("--device", default=None, metavar="cpu|cuda|cuda:N|emulated", help="where to compute")
 
 
@@ -25,6 +28,8 @@ def run(given: argparse.Namespace) -> None:
     if given.count < 1 or given.seed < 0:
         raise UserError(f"generate: expected --count from 1 and --seed from 0, got {given.count} and {given.seed}")
     columns = _columns(given.grid, given.count) if given.grid else None
+    if columns is None and given.out.suffix.lower() == ".png":
+        columns = math.isqrt(given.count - 1) + 1  # as square as it can be
     generator = load_generator(given.folder, given.device)
     mg.manual_seed(given.seed)
     save_images(generator.generate(generator.noise(given.count, "cpu")), given.out, columns)

@@ -30,7 +30,7 @@ class Generator(nn.Sequential):
 
         device: None is the network's own. On "cpu" a seed gives the same z whatever the network is on.
         """
-        shape, device = (count, *self.z_shape), device or self.parameters()[0].device
+        shape, device = (count, *self.z_shape), device or next(self.named_tensors())[1].device
         return random.normal(shape, device=device) if self.normal else random.uniform(shape, -1, 1, device)
 
     def generate(self, z: Tensor, batch_size: int = 64) -> np.ndarray:

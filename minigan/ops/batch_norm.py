@@ -17,10 +17,9 @@ from minigan.tensor import Fused, Tensor
 
 Samples = Iterator[tuple[tuple[np.ndarray, ...], dict[str, Any]]]
 
-# statistics(device, x, gamma, epsilon, groups, running_mean, running_var,
-# momentum): of each group and channel, (groups, C), the mean, the
-# biased variance, 1 / sqrt(variance + epsilon), and gamma times that; running statistics are updated along. Whatever
-# takes a slope has a LeakyReLU of that slope behind it: 1 is none.
+# statistics(device, x, gamma, epsilon, groups, running_mean, running_var, momentum): of each group and channel,
+# (groups, C), the mean, the biased variance, 1 / sqrt(variance + epsilon), and gamma times that; running statistics
+# are updated along. Whatever takes a slope has a LeakyReLU of that slope behind it: 1 is none.
 statistics = dispatch(cpu=batch_norm_cpu.statistics, cuda=batch_norm_cuda.statistics)
 normalize = dispatch(cpu=batch_norm_cpu.normalize, cuda=batch_norm_cuda.normalize)
 normalize_given = dispatch(cpu=batch_norm_cpu.normalize_given, cuda=batch_norm_cuda.normalize_given)
@@ -47,23 +46,23 @@ class BatchNorm(Fused):
     def forward(self, x: Array, gamma: Array, beta: Array, *given: Array) -> Array:
         if given:
             return normalize_given(self.device, x, gamma, beta, *given, self.epsilon, self.slope)
-        running = (None, None, 0.0) if self.synchronised else self.running
-        found = statistics(self.device, x, gamma, self.epsilon, self.groups, *running)
-        if self.synchronised:
-            found = over_ranks(self.device, found[0], found[1], gamma, self.epsilon, x.size, self.running)
+        args = self.device, x, gamma, self.epsilon, self.groups, *self.running
+        found = over_ranks(statistics, *args) if self.synchronised else statistics(*args)
         self.average, self.variance, self.inverse, scale = found
         return normalize(self.device, x, self.average, scale, beta, self.slope)
 
     def gradients(self, gy: Array) -> tuple[Array | None, ...]:
         x, gamma, beta, *given = (t.data for t in self.inputs)
         known = given_statistics(given[0], given[1], self.epsilon) if given else (self.average, self.inverse)
-        settings = self.slope, bool(given)
-        gx, ggamma, gbeta, totals = batch_norm_gradients(self.device, x, gamma, *known, gy, beta, *settings)
+        # The convolution before this op multiplies by gx, unless other ranks have a say in it.
+        rounded = None if self.synchronised else getattr(self.inputs[0].op, "of_gradient", None)
+        settings = self.slope, bool(given), rounded
+        gx, *sums, totals = batch_norm_gradients(self.device, x, gamma, *known, gy, beta, *settings)
         if given:
-            return gx, ggamma, gbeta, *given_gradients(gamma, known[1], totals)
+            return gx, *sums, *given_gradients(gamma, known[1], totals)
         if self.synchronised:
             gx += normalize(self.device, x, self.average, *excess(gamma, self.inverse, totals, x.size))
-        return gx, ggamma, gbeta
+        return gx, *sums
 
     def composed(self, *inputs: Tensor) -> Tensor:
         x, gamma, beta, *given = inputs
@@ -91,8 +90,7 @@ class BatchNorm(Fused):
     @staticmethod
     def samples(rng: np.random.Generator) -> Samples:
         for shape, epsilon in (((2, 1), 1e-3), ((7, 19), 1e-5), ((2, 3, 5, 3), 1e-3), ((3, 7, 33, 1), 1e-5)):
-            c = shape[-1]
-            inputs = rng.standard_normal(shape) * 2 + 1, rng.uniform(0.5, 2, c), rng.standard_normal(c)
+            inputs = rng.normal(1, 2, shape), rng.uniform(0.5, 2, shape[-1:]), rng.standard_normal(shape[-1:])
             yield inputs, {"epsilon": epsilon, "synchronised": shape == (7, 19)}
         for shape in ((8, 19), (2, 3, 4, 7)):
             # Half of each channel near 1, half near -1, so that nothing is near the kink when it is normalised.
@@ -136,11 +134,8 @@ def batch_norm(
         return BatchNorm(epsilon, slope)(x, gamma, beta, running_mean.detach(), running_var.detach())
     if groups < 1 or len(x) % groups:
         raise ValueError(f"batch_norm: expected as many images in each of {groups} groups, got an input of {x.shape}")
-    count = round(x.size // max(1, c[0] * groups) / (world().weight if synchronised else 1))
-    if count < 2:
-        raise ValueError(
-            f"batch_norm: expected at least 2 values for each channel in training, got an input of {x.shape}"
-        )
+    if round(x.size // max(1, c[0] * groups) / (world().weight if synchronised else 1)) < 2:
+        raise ValueError(f"batch_norm: expected at least 2 values for each channel in training, got {x.shape}")
     running = [None if t is None else t.data for t in (running_mean, running_var)]
     y = BatchNorm(epsilon, slope, synchronised, groups, (running[0], running[1], momentum))(x, gamma, beta)
     for t in (running_mean, running_var):

@@ -4,6 +4,9 @@ On a GPU the kernels do most of it on the way; this is for batches that are shar
 of a mean and a variance that are given.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 from minigan.backend import Array, array_module
@@ -43,23 +46,21 @@ def given_gradients(gamma: Array, inverse: Array, totals: Array) -> tuple[Array,
 
 
 def over_ranks(
+    statistics: Callable[..., tuple[Array, ...]],
     device: str,
-    average: Array,
-    variance: Array,
+    x: Array,
     gamma: Array,
     epsilon: float,
-    size: int,
-    running: tuple[Array | None, Array | None, float],
+    groups: int,
+    *running: Any,
 ) -> tuple[Array, ...]:
-    """The four of `statistics`, of the batches of all ranks together, from average and variance of this rank's.
-
-    size: of x. running: mean, variance and momentum.
-    """
+    """What `statistics` returns, for the batch of all ranks together. running: as of update_running."""
+    average, variance, *_ = statistics(device, x, gamma, epsilon, groups)
     # In double: of its 16 digits, the difference of squares loses twice as many as the mean is larger than the
     # deviation, and where that is more than 4, float32 has not kept them in x either.
     both = world().mean(array_module(device).stack([average, variance + average**2]))
     average, variance = both[0], (both[1] - both[0] ** 2).clip(0)
-    update_running(average, variance, round(size / (average.size * world().weight)), *running)
+    update_running(average, variance, round(x.size / (average.size * world().weight)), *running)
     inverse = (variance + epsilon) ** -0.5
     return average, variance, inverse, gamma * inverse
 

@@ -1,6 +1,7 @@
 """Batch normalisation on the CPU."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -150,6 +151,7 @@ def gradients(
     beta: Array,
     slope: float = 1.0,
     given: bool = False,
+    _: Any = None,
 ) -> tuple[Array, ...]:
     """gx (..., C), ggamma (C,), gbeta (C,), and (2, groups, C) the latter two of each group, as float64.
 

@@ -4,9 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from minigan.backend import Array, address, array_module, contiguous
+from minigan.backend import Array, address, array_module, contiguous, matmul_precision
 from minigan.block_counters import block_counters
 from minigan.kernel_launch import C_REALS, Macros, launch
+from minigan.ops.conv2d_ladder import HALF_DTYPES
+from minigan.ops.conv2d_launch import Rounded
 
 TILE = 32  # channels of a block
 BLOCKS = 512  # into about so many are large arrays cut, which is 4 for each multiprocessor of a large GPU
@@ -37,10 +39,10 @@ class _Kernels:
         """For a sum over the rows of each chunk."""
         return self.empty(self.groups, self.chunks, self.channels)
 
-    def __call__(self, kernel: str, *args: Any) -> None:
+    def __call__(self, kernel: str, *args: Any, **more: str) -> None:
         if self.rows and self.channels:
             grid, block = (self.tiles, self.chunks, self.groups), (TILE // self.vector, 8 * self.vector)
-            macros: Macros = {"REAL": C_REALS[self.dtype], "VECTOR": self.vector}
+            macros: Macros = {"REAL": C_REALS[self.dtype], "VECTOR": self.vector, **more}
             sizes = self.rows, self.channels, self.chunk_rows
             launch("batch_norm.cu", kernel, grid, block, (*args, *sizes), device=self.device, macros=macros)
 
@@ -96,15 +98,22 @@ def gradients(
     beta: Array,
     slope: float = 1.0,
     given: bool = False,
+    rounded: Rounded | None = None,
 ) -> tuple[Array, ...]:
+    """rounded: where a convolution, whose output x is, looks for gx in 16 bits."""
     x, gamma, average, inverse, gy, beta = contiguous(device, x, gamma, average, inverse, gy, beta)
     new = array_module(device).empty if x.size else array_module(device).zeros  # sums of nothing
     gx, ggamma, gbeta = (new(a.shape, a.dtype) for a in (x, gamma, gamma))
-    groups = len(average)
-    run = _Kernels(device, x, groups, gy, gx)
+    groups, precision, copy = len(average), matmul_precision(device), None
+    # Channels that convolutions would not pad.
+    if rounded is not None and precision in HALF_DTYPES and x.dtype == np.float32 and x.shape[-1] % 8 == 0:
+        copy = new(gx.shape, HALF_DTYPES[precision])
+        rounded.leave(gx, precision, copy)
+    run = _Kernels(device, x, groups, gy, gx, *([] if copy is None else [copy]))
     totals, coefficients = run.empty(2, groups, run.channels), run.empty(3, groups, run.channels)
     args = x, gy, gamma, average, inverse, None if slope == 1 else beta
     sums = ggamma, gbeta, totals, coefficients, float(slope), given
     run.counting("gradient_sums", (*args, run.partial(), run.partial()), sums)
-    run("input_gradient", *args, coefficients, gx, float(slope))
+    bits, more = (None, {}) if copy is None else (copy.view(np.uint16), {"HALF": precision})
+    run("input_gradient", *args, coefficients, gx, bits, float(slope), **more)
     return gx, ggamma, gbeta, totals

@@ -6,7 +6,7 @@ is `input_grad` under another name (Dumoulin and Visin, "A guide to convolution 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from minigan.ops.conv2d_launch import Copies, Rounded, shared_copies
 from minigan.ops.geometry import Geometry, Padding, Pair
 from minigan.ops.leaky_relu import ScaleNegative
 from minigan.ops.reduce import sum
-from minigan.tensor import Op, Tensor
+from minigan.tensor import Op, Tensor, is_grad_enabled
 
 Samples = Iterator[tuple[tuple[np.ndarray, ...], dict[str, Any]]]
 
@@ -25,6 +25,21 @@ Samples = Iterator[tuple[tuple[np.ndarray, ...], dict[str, Any]]]
 conv_forward = dispatch(cpu=conv2d_cpu.forward, cuda=conv2d_cuda.forward)
 conv_input_grad = dispatch(cpu=conv2d_cpu.input_grad, cuda=conv2d_cuda.input_grad)
 conv_weight_grad = dispatch(cpu=conv2d_cpu.weight_grad, cuda=conv2d_cuda.weight_grad)
+# The gradients of weight and bias at once, or None where that is nothing better than one after the other.
+conv_weight_and_bias_grad = dispatch(cpu=lambda x, gy, g, of: None, cuda=conv2d_cuda.weight_and_bias_grad)
+
+
+def _parameter_gradients(
+    op: Op, weight_grad: "Conv2dWeightGrad", x: Tensor, gy: Tensor, of: str
+) -> tuple[Tensor | None, ...]:
+    """Of the weight; and of the bias, if there is one: x or gy, as `of` says, summed over all pixels."""
+    needed = op.needed[1:]
+    if needed == (True, True) and not is_grad_enabled():
+        both = conv_weight_and_bias_grad(op.device, x.data, gy.data, weight_grad.geometry, of)
+        if both is not None:
+            return tuple(Tensor(a, device=op.device) for a in both)
+    gw = weight_grad(x, gy) if needed[0] else None
+    return gw, *(sum({"x": x, "gy": gy}[of], (0, 1, 2)) if one else None for one in needed[1:])
 
 
 @dataclass
@@ -38,6 +53,7 @@ class Conv2d(Op):
     geometry: Geometry
     slope: float = 1.0
     copies: Copies = (None, None)
+    of_gradient: Rounded = field(default_factory=Rounded)  # the output's, where batch norm has made it
 
     saved_inputs = (0, 1)
     keeps_output = True
@@ -51,11 +67,10 @@ class Conv2d(Op):
         if self.out is not None:
             gy = ScaleNegative(self.slope)(Tensor(self.out, device=self.device), gy)
         x, w, *_ = self.inputs
-        (of_x, of_w), of_gy = self.copies, Rounded()
+        (of_x, of_w), of_gy = self.copies, self.of_gradient.take(gy.data)
         return (
             Conv2dInputGrad(self.geometry, 1.0, (of_gy, of_w))(gy, w) if self.needed[0] else None,
-            Conv2dWeightGrad(self.geometry, (of_x, of_gy))(x, gy) if self.needed[1] else None,
-            *(sum(gy, (0, 1, 2)) if needed else None for needed in self.needed[2:]),
+            *_parameter_gradients(self, Conv2dWeightGrad(self.geometry, (of_x, of_gy)), x, gy, "gy"),
         )
 
     @staticmethod
@@ -89,6 +104,7 @@ class Conv2dInputGrad(Op):
     geometry: Geometry
     slope: float = 1.0
     copies: Copies = (None, None)
+    of_gradient: Rounded = field(default_factory=Rounded)  # the output's, where batch norm has made it
 
     saved_inputs = (0, 1)
     keeps_output = True
@@ -102,11 +118,10 @@ class Conv2dInputGrad(Op):
         if self.out is not None:
             gx = ScaleNegative(self.slope)(Tensor(self.out, device=self.device), gx)
         y, w, *_ = self.inputs
-        (of_y, of_w), of_gx = self.copies, Rounded()
+        (of_y, of_w), of_gx = self.copies, self.of_gradient.take(gx.data)
         return (
             Conv2d(self.geometry, 1.0, (of_gx, of_w))(gx, w) if self.needed[0] else None,
-            Conv2dWeightGrad(self.geometry, (of_gx, of_y))(gx, y) if self.needed[1] else None,
-            *(sum(gx, (0, 1, 2)) if needed else None for needed in self.needed[2:]),
+            *_parameter_gradients(self, Conv2dWeightGrad(self.geometry, (of_gx, of_y)), gx, y, "x"),
         )
 
     @staticmethod

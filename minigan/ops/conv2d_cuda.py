@@ -38,6 +38,9 @@ from minigan.ops.conv2d_launch import (
 from minigan.ops.conv2d_tune import Choice
 from minigan.ops.geometry import Geometry
 
+# What is summed beside a weight gradient, in the order of line_sums.cuh's numbers from 1 on; how many sums those are.
+SUMMED: dict[str, Callable[[Geometry], int]] = {"gy": lambda g: g.k, "x": lambda g: g.c}
+
 
 def forward(
     device: str,
@@ -170,6 +173,51 @@ def weight_grad(
     """
     if _tunes(device, x, g, rung, tile):
         return _tuned("weight_grad", weight_grad, device, g, precision, copies, (x, gy))
+    return _weight_grad(device, x, gy, g, copies, None, precision, rung, tile, slices)[0]
+
+
+def weight_and_bias_grad(
+    device: str,
+    x: Array,
+    gy: Array,
+    g: Geometry,
+    of: str,
+    *,
+    precision: str | None = None,
+    rung: int | None = None,
+    tile: int | None = None,
+    slices: int | None = None,
+) -> tuple[Array, Array] | None:
+    """weight_grad, and in the same launch the array `of`, "gy" or "x", summed over all pixels: (K,) or (C,).
+
+    So it is read once less. None, and nothing is computed, where a rung cannot, as its operands are rounded before the
+    launch, and where not all pixels of x are met by the layer's taps.
+    """
+    if _tunes(device, x, g, rung, tile):
+        way = _way("weight_grad", weight_grad, device, g, precision, (x, gy))
+        rung, tile, slices = way.rung, way.tile, way.slices
+    rung = rung_for(g, x.dtype, device, precision, rung, "weight_grad")
+    every_pixel = (  # line_sums.cuh: pixel h is tap top + h % stride of output h / stride
+        g.h <= g.p * g.stride_h and g.w <= g.q * g.stride_w and g.top + g.stride_h <= g.r and g.left + g.stride_w <= g.s
+    )
+    if not RUNGS[rung].sums or (of == "x" and not every_pixel):
+        return None
+    gw, gb = _weight_grad(device, x, gy, g, (None, None), of, precision, rung, tile, slices)
+    return gw, gb
+
+
+def _weight_grad(
+    device: str,
+    x: Array,
+    gy: Array,
+    g: Geometry,
+    copies: Copies,
+    summed: str | None,
+    precision: str | None,
+    rung: int | None,
+    tile: int | None,
+    slices: int | None,
+) -> tuple[Array, Array | None]:
     rung = rung_for(g, x.dtype, device, precision, rung, "weight_grad")
     check_array("input", x, g.x_shape, x.dtype)
     check_array("output gradient", gy, g.y_shape, x.dtype)
@@ -177,6 +225,7 @@ def weight_grad(
     with on_device(device):
         x, gy, _ = _contiguous(device, x, gy, None)
         gw = run.empty(g.w_shape)
+        gb = None if summed is None else run.empty((SUMMED[summed](g),))
         columns, depth = g.r * g.s * g.c, g.n * g.p * g.q
         if gw.size == 0:
             pass
@@ -207,10 +256,15 @@ def weight_grad(
             tiles, size = grid[0] * grid[1], grid[0] * grid[1] * chosen.bm * chosen.bn
             slices, slice_depth = choose_slices(tiles, depth, chosen.bk, size, gw.itemsize, slices)
             partial = None if slices == 1 and inner == g else run.empty((slices, size))
+            line_sums = None if gb is None else run.empty((slices, tiles * chosen.threads))
             with block_counters(device, counters_of(tiles, slices)) as count:
-                args = [x, gy, gw, partial, count, conv(inner), *([g.k, g.c] if RUNGS[rung].half else []), slice_depth]
+                if RUNGS[rung].half:
+                    args = [x, gy, gw, partial, count, conv(inner), g.k, g.c, slice_depth]
+                else:
+                    number = 0 if summed is None else 1 + list(SUMMED).index(summed)
+                    args = [x, gy, gw, gb, partial, line_sums, count, conv(g), slice_depth, number]
                 run("conv2d_weight_grad", (*grid, slices), chosen.threads, args, chosen, vectors, shared)
-    return gw
+    return gw, gb
 
 
 def _contiguous(device: str, *arrays: Array | None) -> list[Array]:
@@ -249,7 +303,13 @@ def _product(
 def _tuned(
     what: str, run: Callable[..., Array], device: str, g: Geometry, precision: str | None, copies: Copies, arrays: Any
 ) -> Array:
-    """A pass by the fastest of its candidates, which are timed with all that they round."""
+    """A pass by the fastest of its candidates."""
+    way = _way(what, run, device, g, precision, arrays)
+    return _compute(way, run, device, g, precision, copies, arrays)
+
+
+def _way(what: str, run: Callable[..., Array], device: str, g: Geometry, precision: str | None, arrays: Any) -> Choice:
+    """The fastest of a pass's candidates, which are timed with all that they round."""
     precision = matmul_precision(device) if precision is None else precision
     first, second = _contiguous(device, *arrays[:2])
     a, b = {"forward": (g.c, g.c), "input_grad": (g.k, g.c), "weight_grad": (g.k, g.c)}[what]
@@ -257,14 +317,26 @@ def _tuned(
     widths = vector(second if swapped else first, a), vector(first if swapped else second, b)
     ways = list(candidates(what, g, architecture(device), precision, widths))
 
-    def compute(way: Choice, copies: Copies = (None, None)) -> Array:
-        split = {} if way.slices is None else {"slices": way.slices}
-        given = device, first, second, g, *arrays[2:], copies
-        return run(*given, precision=precision, rung=way.rung, tile=way.tile, **split)
+    def compute(way: Choice) -> Array:
+        return _compute(way, run, device, g, precision, (None, None), (first, second, *arrays[2:]))
 
     sizes = " ".join(f"{name}{size}" for name, size in asdict(g).items())
     problem = f"{what} {precision} {sizes} vectors {widths[0]} {widths[1]}"
-    return compute(conv2d_tune.choose(device, problem, ways, compute), copies)
+    return conv2d_tune.choose(device, problem, ways, compute)
+
+
+def _compute(
+    way: Choice,
+    run: Callable[..., Array],
+    device: str,
+    g: Geometry,
+    precision: str | None,
+    copies: Copies,
+    arrays: Any,
+) -> Array:
+    split = {} if way.slices is None else {"slices": way.slices}
+    first, second, *rest = arrays
+    return run(device, first, second, g, *rest, copies, precision=precision, rung=way.rung, tile=way.tile, **split)
 
 
 def _tunes(device: str, first: Array, g: Geometry, rung: int | None, tile: int | None) -> bool:

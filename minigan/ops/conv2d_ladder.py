@@ -53,6 +53,8 @@ class Rung:
     precision: str = "float32"
     # Whether the weight gradient is computed the other way round: rows are taps, columns filters (11_wgmma_tf32.cu).
     transposed: bool = False
+    # Whether its weight gradient, which sees both operands as they are, sums one for a bias besides (line_sums.cuh).
+    sums: bool = False
 
     def supports(self, arch: int) -> bool:
         return self.architecture <= arch <= (self.newest or arch)
@@ -117,7 +119,7 @@ _SMALL = Tile(16, 16, 16, 256)
 RUNGS: dict[int, Rung] = {
     1: Rung("1_naive.cu", (), ("float32", "float64")),
     2: Rung("2_im2col.cu", (_SMALL,), ("float32", "float64")),
-    3: Rung("3_implicit_gemm.cu", (_SMALL,), ("float32", "float64")),
+    3: Rung("3_implicit_gemm.cu", (_SMALL,), ("float32", "float64"), sums=True),
     4: Rung(
         "4_register_tiles.cu",
         (
@@ -125,17 +127,20 @@ RUNGS: dict[int, Rung] = {
             _register_tile(128, 128, 8, 8, 8, (4, 4)),
             _register_tile(128, 16, 16, 4, 4, (4, 1), (1, 1)),
         ),
+        sums=True,
     ),
     5: Rung(
         "5_async_copies.cu",
         (_ring_tile(64, 64, 3, 256, *_ALL_VECTORS), _ring_tile(128, 128, 3, 256, (4, 4))),
         architecture=80,
+        sums=True,
     ),
     6: Rung(
         "6_tensor_cores_tf32.cu",
         (_ring_tile(64, 64, 3, 128, *_ALL_VECTORS), _ring_tile(128, 128, 4, 128, (4, 4))),
         architecture=80,
         precision="tf32",
+        sums=True,
     ),
     # One source in two number formats.
     7: _half_rung("bf16"),
@@ -228,7 +233,7 @@ def choose_slices(
     """
     steps = max(1, -(-depth // bk))
     affordable = min(WORKSPACE_BYTES // max(1, outputs * itemsize), LARGEST // max(1, outputs), 65535)
-    affordable = max(1, min(affordable, LIMIT // tiles))  # a tile needs fewer counters than slices
+    affordable = max(1, min(affordable, LIMIT // tiles))  # a tile needs at most half as many counters as slices
     wanted = max(1, min(-(-BLOCKS // tiles), steps // SLICE_TILES, affordable))
     if slices is not None:
         wanted = max(1, min(slices, steps, affordable))
@@ -237,8 +242,11 @@ def choose_slices(
 
 
 def counters_of(tiles: int, slices: int) -> int:
-    """How many counters slices.cuh needs: one for each tile and group, group of groups, and so on."""
-    count = 0
+    """How many counters a weight gradient needs: one for each tile and group, group of groups, and so on (slices.cuh).
+
+    And one for a bias's gradient (line_sums.cuh).
+    """
+    count = 1
     while slices > 1:
         slices = -(-slices // GROUP)
         count += tiles * slices

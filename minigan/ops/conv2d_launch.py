@@ -108,6 +108,17 @@ class Rounded:
     """
 
     copies: dict[tuple[str, tuple[int, ...]], Array] = field(default_factory=dict)  # by precision and padded shape
+    array: Array | None = None  # whose they are, if who made it has left them here
+
+    def leave(self, array: Array, precision: str, copy: Array) -> None:
+        """For the op that will be given this array, and no other."""
+        self.array, self.copies = array, {(precision, copy.shape): copy}
+
+    def take(self, array: Array) -> "Rounded":
+        """What was left, if it is of this very array; nothing stays here."""
+        taken = Rounded(self.copies if self.array is array else {})
+        self.array, self.copies = None, {}
+        return taken
 
 
 Copies = tuple[Rounded | None, Rounded | None]  # of a pass's two operands; None: no other pass asks for it
@@ -115,7 +126,9 @@ Copies = tuple[Rounded | None, Rounded | None]  # of a pass's two operands; None
 
 def shared_copies(x: Tensor, weight: Tensor) -> Copies:
     """Of a layer's input and weight: the weight's gradient multiplies by x again, and that of x by the weight."""
-    return Rounded() if weight.requires_grad else None, Rounded() if x.requires_grad else None
+    # What is no tensor is refused by the op.
+    x_grad, weight_grad = (isinstance(t, Tensor) and t.requires_grad for t in (x, weight))
+    return Rounded() if weight_grad else None, Rounded() if x_grad else None
 
 
 @dataclass(frozen=True)

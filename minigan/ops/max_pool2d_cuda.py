@@ -5,13 +5,7 @@ import numpy as np
 from minigan.backend import Array, array_module, contiguous
 from minigan.kernel_launch import launch_elements
 from minigan.ops.geometry import Pair
-
-Windows = tuple[Pair, Pair, Pair]  # kernel, stride, padding
-
-
-def output_shape(x: Array, kernel: Pair, stride: Pair, padding: Pair) -> tuple[int, ...]:
-    n, h, w, c = x.shape
-    return n, *((i + 2 * p - k) // s + 1 for i, k, s, p in zip((h, w), kernel, stride, padding, strict=True)), c
+from minigan.ops.max_pool2d_cpu import Windows, output_shape
 
 
 def _launch(device: str, kernel: str, x: Array, y: Array, result: Array, windows: Windows, *arrays: Array) -> None:

@@ -28,8 +28,23 @@ def _sum_blocks_loop(start, stop, x, scale, y):  # type: ignore[no-untyped-def]
                         y[n, i, j, c] += x[n, i * scale + a, j * scale + b, c]
 
 
+@jit
+def _upsample_loop(start, stop, x, scale, y):  # type: ignore[no-untyped-def]
+    """Rows start ... stop - 1 of all images of y."""
+    _, height, width, channels = y.shape
+    for row in range(start, stop):
+        n, i = row // height, row % height
+        for j in range(width):
+            for c in range(channels):
+                y[n, i, j, c] = x[n, i // scale, j // scale, c]
+
+
 def _upsample_cpu(x: Array, scale: int) -> Array:
-    return x.repeat(scale, axis=1).repeat(scale, axis=2)
+    n, h, w, c = x.shape
+    y = np.empty((n, h * scale, w * scale, c), x.dtype)
+    grain = max(1, ELEMENTS_PER_THREAD // (scale * w * c)) if x.size else 1
+    parallel(_upsample_loop, n * y.shape[1], np.ascontiguousarray(x), scale, y, grain=grain)
+    return y
 
 
 def _sum_blocks_cpu(x: Array, scale: int) -> Array:

@@ -81,7 +81,7 @@ def command_line(
         chosen = default_device() if given.device == "auto" else None
         device = ranks.device(str(chosen) if chosen else resolve_device(given.device))
     except DeviceError as error:
-        parser.error(f"--device: {error}")
+        parser.error(f"{'MINIGAN_DEVICE' if given.device == 'auto' else '--device'}: {error}")
     precision = given.precision or (given.was_precision if given.was_device == device else None)
     if precision:
         if device == "cpu" and precision != "float32":

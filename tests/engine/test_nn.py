@@ -503,7 +503,7 @@ def test_together_is_one_after_the_other(count: int, device: str) -> None:
     results = []
     for at_once in (True, False):
         net, given = judge(device), batches(count, device)
-        judged = list(nn.together(net, *given) if at_once else map(net, given))
+        judged = nn.together(net, *given) if at_once else tuple(map(net, given))
         assert len(judged) == count
         losses = [(i + 1) * (y * y).mean() for i, y in enumerate(judged)]
         sum(losses[1:], losses[0]).backward()
@@ -518,7 +518,7 @@ def test_together_can_be_differentiated_twice(device: str) -> None:
     found = []
     for at_once in (True, False):
         net, given = judge(device), batches(2, device)
-        judged = list(nn.together(net, *given) if at_once else map(net, given))
+        judged = nn.together(net, *given) if at_once else tuple(map(net, given))
         slopes = mg.grad(sum(y.sum() * (i + 1.0) for i, y in enumerate(judged)), given, create_graph=True)
         penalty = sum((g * g).sum() for g in slopes if g is not None)
         assert isinstance(penalty, mg.Tensor)

@@ -211,7 +211,10 @@ def test_memory_goes_with_the_output(name: str, device: str) -> None:
 
 @EACH_OP
 def test_gradient_only_where_it_is_needed(name: str, device: str) -> None:
-    """Each input in turn is the only one that requires a gradient; it gets the one that it gets among all."""
+    """Each input in turn is the only one that requires a gradient; it gets the one that it gets among all.
+
+    To rounding, where kernels sum a bias's gradient in the launch of its weight's, if that is wanted as well.
+    """
     arrays, settings = samples_of(name)[-1]
     expected = gradients(OPS[name], arrays, settings, device)[1:]
     for i, g in enumerate(expected):
@@ -220,7 +223,10 @@ def test_gradient_only_where_it_is_needed(name: str, device: str) -> None:
         xs = [mg.tensor(a, requires_grad=j == i, device=device) for j, a in enumerate(arrays)]
         y = OPS[name](**settings)(*xs)  # type: ignore[call-arg]
         y.backward(on_its_device(y))
-        assert_same(xs[i].grad, g)
+        if device == "emulated" and name in ("Conv2d", "Conv2dInputGrad") and i == 2:
+            assert_close(xs[i].grad, g, rounding("float64"))
+        else:
+            assert_same(xs[i].grad, g)
         assert all(x.grad is None for j, x in enumerate(xs) if j != i)
 
 

@@ -330,6 +330,8 @@ def test_operands_that_are_no_numbers(wrong: Any) -> None:
         F.leaky_relu,
         F.sum,
         lambda a: F.conv2d(a.reshape(1, 2, 2, 1), leaf(np.ones((1, 1, 1, 1)))),
+        lambda a: F.conv2d(leaf(np.ones((1, 2, 2, 1))), a[None, :, :, None][:, :1, :1]),
+        lambda a: F.conv_transpose2d(a.reshape(1, 2, 2, 1), leaf(np.ones((1, 1, 1, 1)))),
         lambda a: F.matmul(a, leaf(np.ones((2, 2)))),
         lambda a: F.linear(a, leaf(np.ones((2, 2)))),
         lambda a: F.concatenate([leaf(np.ones((2, 2))), a]),

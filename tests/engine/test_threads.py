@@ -110,7 +110,7 @@ CUT = {
     "Matmul",
     "MaxPool2d",
 }
-CUT |= {"PutMaxima", "ScaleNegative", "Sum", "SumBlocks2d", "TakeMaxima", "TanhGrad", "UpsampleNearest2d"}
+CUT |= {"PutMaxima", "ScaleNegative", "Sum", "SumBlocks2d", "TakeMaxima", "Tanh", "TanhGrad", "UpsampleNearest2d"}
 
 
 def test_each_op_has_a_case() -> None:

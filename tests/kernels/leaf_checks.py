@@ -34,7 +34,8 @@ def _run(work: Callable[[], Any], seed: int) -> Any:
 
     def empty(shape: Any, dtype: Any = np.float64) -> np.ndarray:
         count = int(np.prod(shape, dtype=np.int64))
-        whole = np.full(count + 2 * GUARD, np.nan if np.dtype(dtype).kind == "f" else -77, dtype)
+        filler = np.array(np.nan if np.dtype(dtype).kind == "f" else -77).astype(dtype)  # unsigned: the bits of -77
+        whole = np.full(count + 2 * GUARD, filler)
         allocated.append(whole)
         return whole[GUARD : GUARD + count].reshape(shape)
 
@@ -43,7 +44,9 @@ def _run(work: Callable[[], Any], seed: int) -> Any:
         result = work()
     for whole in allocated:
         guards = np.concatenate([whole[:GUARD], whole[-GUARD:]])
-        assert np.all(np.isnan(guards) if whole.dtype.kind == "f" else guards == -77), "written beyond the array"
+        assert np.all(np.isnan(guards) if whole.dtype.kind == "f" else guards == np.array(-77).astype(whole.dtype)), (
+            "written beyond the array"
+        )
     return result
 
 

@@ -17,6 +17,7 @@ REGISTERS, COPIES, TENSOR, HALVES = (
 GEOMETRY, TILE, RING = "conv2d/geometry.cuh", "conv2d/tile.cuh", "conv2d/ring.cuh"
 THREE = "conv2d/three_columns.cu"
 PASSES, SLICES, LAST = "conv2d/passes.cuh", "conv2d/slices.cuh", "last_block.cuh"
+LINES = "conv2d/line_sums.cuh"
 WARPGROUPS, ROUNDING, PASSES_16 = "conv2d/9_wgmma.cu", "conv2d/rounding.cuh", "conv2d/passes_16_bits.cuh"
 WARPGROUPS_TF32, SHARED_BY_WARPGROUPS = "conv2d/11_wgmma_tf32.cu", "conv2d/warpgroups.cuh"
 PTX = "ptx.cuh"
@@ -35,7 +36,8 @@ CONCERNED = {
     TILE: (3, 4, 5, 6, 7),
     RING: (5, 6, 7),
     PASSES: (3, 5),
-    SLICES: (3, 7),
+    SLICES: (3, 7, 11),
+    LINES: (3, 4, 6),
     LAST: (3,),
     WARPGROUPS: (9, 10),
     ROUNDING: (7, 8, 9),
@@ -250,6 +252,38 @@ MUTATIONS = [
     Mutation(
         "slices: its own sums are not complete", SLICES, "if (members == 1) __syncthreads();", "if (members == 1) {}"
     ),
+    Mutation("slices: line sums are not added up", SLICES, "*at = sum_of(at, stride * slice, members);", ""),
+    Mutation("slices: line sums of the first slice", SLICES, "line_sums + first * slice", "line_sums"),
+    Mutation("bias: every tile", LINES, "turn = turns - 1;", "turn = 0;"),
+    Mutation("bias: the first tile alone", LINES, "turn = turns - 1;", "turn = -1;"),
+    Mutation("bias: no taps of x", LINES, "!meets_a_pixel_once(pass.b)", "true"),
+    Mutation("bias: lines of A for x", LINES, "of_gy(pass.summed == OF_GY)", "of_gy(true)"),
+    Mutation("bias: one part for all", LINES, "step + threadIdx.x / LINES", "step"),
+    Mutation(
+        "bias: waits for too many",
+        LINES,
+        "OF_GY ? gridDim.x : gridDim.y))) return",
+        "OF_GY ? gridDim.x : gridDim.y) + 1)) return",
+    ),
+    Mutation(
+        "bias: all taps of x",
+        LINES,
+        "!meets_a_pixel_once(pass.b)",
+        "false",
+        equivalent="the sums of other taps are not read; leaving them out saves time",
+    ),
+    Mutation("bias: steps overlap", LINES, "step < BK; step += PARTS", "step < BK - PARTS + 1; step++"),
+    Mutation("bias: sums of slice 0 alone", LINES, "(blockIdx.z * gridDim.y + blockIdx.y)", "blockIdx.y"),
+    Mutation("bias: parts lost", LINES, "part < THREADS; part", "part < LINES; part"),
+    Mutation("bias: one sharer", LINES, "if (i < count)", "if (i < 1)"),
+    Mutation("bias: others count, too", LINES, "  if (sharer(pass.summed) >= count) return;\n", ""),
+    Mutation("bias: the first to come", LINES, "if (!last_block(", "if (last_block("),
+    Mutation("bias: channels of the other array", LINES, "? pass.rows : x.channels)", "? x.channels : pass.rows)"),
+    Mutation("bias: rows of taps as columns", LINES, "(r * x.taps_w + s)", "(s * x.taps_w + r)"),
+    Mutation("bias: lines of tile 0", LINES, "c / BM, c % BM", "0, c % BM"),
+    Mutation("bias: columns of tile 0", LINES, "column / BN * gridDim.x, column % BN", "0, column % BN"),
+    Mutation("bias: sharers' tiles as lines'", LINES, "c % BM, gridDim.x, count", "c % BM, 1, count"),
+    Mutation("bias: its counter is the first tile's", PASSES, "counters + 1", "counters"),
     Mutation("slices: tiles of one slice", GEOMETRY, "(blockIdx.z * gridDim.y + blockIdx.y)", "blockIdx.y"),
     Mutation("slices: rows of the whole matrix", GEOMETRY, "pitch = tile_columns;", "pitch = columns;"),
     Mutation("passes: always class 0", PASSES, "pass(g, blockIdx.z);", "pass(g, 0);"),
@@ -429,9 +463,7 @@ MUTATIONS = [
         "halves: padding written to gx", PASSES_16, "  pass.columns = channels;\n  if (blockIdx", "  if (blockIdx"
     ),
     Mutation("halves: sums of padded filters", PASSES_16, "if (c < channels) gw", "gw"),
-    Mutation(
-        "halves: filters of zeros, too", PASSES_16, "counters, filters, pass.columns", "counters, g.k, pass.columns"
-    ),
+    Mutation("halves: filters of zeros, too", PASSES_16, "counters + 1, filters, pass", "counters + 1, g.k, pass"),
     Mutation("halves: gw as wide as padded", PASSES_16, "+ tap) * channels + c", "+ tap) * g.c + c"),
     Mutation("halves: always class 0", PASSES_16, "pass(g, blockIdx.z);", "pass(g, 0);"),
     # -- 9, 10: products of warpgroups
@@ -759,6 +791,19 @@ MUTATIONS = [
         "gridDim.y, pass.pitch, bias",
         "gridDim.y, 1, bias",
     ),
+    Mutation(
+        "warpgroups tf32: tiles of slices not transposed",
+        SLICES,
+        "TILE_ROWS = BN, TILE_COLUMNS = BM;",
+        "TILE_ROWS = BM, TILE_COLUMNS = BN;",
+    ),
+    Mutation(
+        "warpgroups tf32: tiles of slices by rows",
+        SLICES,
+        "tile_row() { return blockIdx.y; }",
+        "tile_row() { return blockIdx.x; }",
+    ),
+    Mutation("warpgroups tf32: sums of all tiles in one", WARPGROUPS_TF32, "return origin + row; }", "return row; }"),
     Mutation("ptx: descriptor without a swizzle", PTX, " | 1ull << 62;", ";"),
     Mutation(
         "ptx: lead and stride swapped",
@@ -792,6 +837,10 @@ def check(files: set[str]) -> None:
                     check_one(what, g, rung, tile)
         if rung > 2 and files & {SLICES, LAST, PASSES, PASSES_16}:
             check_slices(rung, tile)
+        if (rung, tile) in ladder.SUMMING and files & {SLICES, PASSES, LINES}:
+            for g in ladder.BIASES:
+                if ladder.fits("weight_grad", g, rung, tile):
+                    ladder.check_bias(g, rung, tile)
 
 
 def check_one(what: ladder.Pass, g: ladder.Geometry, rung: int, tile: int | None) -> None:

@@ -161,6 +161,7 @@ MUTATIONS = [
         "      if (first + i >= part.count) break;",
         "      if (first + i > part.count) break;",
     ),
+    Mutation("normalize: beta of the first group", NORM, "beta_of_group ? part.s : part.c", "part.c"),
     Mutation("given: no epsilon", NORM, "sqrt(variance[c] + epsilon)", "sqrt(variance[c])"),
     Mutation("given: gamma forgotten", NORM, "gamma[c] * (1 / sqrt", "(1 / sqrt"),
     Mutation("gradients: LeakyReLU forgotten", NORM, "leaky && !(apply(a, x) > 0) ?", "false ?"),
@@ -189,6 +190,9 @@ MUTATIONS = [
     Mutation("gradients: the mean's rounding lost from gx", NORM, " - slope * missing;", ";"),
     Mutation("gradients: totals overlap", NORM, "totals[size + s] = total", "totals[s] = total"),
     Mutation("input gradient: shift lost", NORM, "- a[v].centre) + k2[v]", "- a[v].centre)"),
+    Mutation("input gradient, 16 bits: all rows in one place", NORM, "(rounded + part.at +", "(rounded + 0 *"),
+    Mutation("input gradient, 16 bits: one channel", NORM, "round_to(gs[i].of[v]", "round_to(gs[i].of[0]"),
+    Mutation("input gradient, 16 bits: of gy", NORM, "round_to(gs[i].of[v]", "round_to(gy[part.at + v]"),
     # -- sums of columns
     Mutation(
         "column sums: last row lost",

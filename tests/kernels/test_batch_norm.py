@@ -6,10 +6,11 @@ from leaf_checks import DTYPES, assert_within, check_counters, eps, fenced, run,
 
 import minigan as mg
 import minigan.functional as F
-from minigan import nn
+from minigan import backend, nn
 from minigan.ops import batch_norm as leaves
 from minigan.ops import batch_norm_cuda
 from minigan.ops.batch_norm import batch_norm_gradients, normalize, normalize_given
+from minigan.ops.conv2d_launch import Rounded
 
 # Around the 32 channels of a block, its 8 rows of threads (32, where a thread has four channels), and its chunks of 32
 # rows (128).
@@ -149,6 +150,43 @@ def test_gradients(shape, dtype, make, negative, given):
     assert_within(gx.reshape(expected.shape), expected, 16 * eps(dtype) * scale * terms)
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("shift", [0, 1])
+@pytest.mark.parametrize(("shape", "groups"), [((2, 3, 11, 8), 1), ((300, 72), 2), ((63, 40), 3), ((1025, 8), 1)])
+def test_gx_in_16_bits_is_gx_rounded(shape, groups, shift, precision, monkeypatch):
+    """To the last bit what round_operands makes of it; shift: loads of four floats, or of one."""
+    monkeypatch.setattr(backend, "_precision", precision)
+    x, gamma, beta, gy = inputs(shape, "float32")
+    moved = np.empty(x.size + shift, np.float32)[shift:].reshape(shape)
+    moved[...] = x
+    average, _, inverse, _ = leaves.statistics("emulated", x, gamma, 1e-5, groups)
+    given = moved, gamma, average, inverse, gy, beta, 0.2, False
+
+    def work():
+        rounded = Rounded()
+        gx, *_ = batch_norm_gradients("emulated", *given, rounded)
+        return gx, rounded.take(gx).copies[precision, shape]
+
+    gx, copy = run(work)
+    np.testing.assert_array_equal(gx, batch_norm_gradients("emulated", *given)[0])
+    mantissa, exponent = np.frexp(gx)
+    eight_bits = np.ldexp(np.rint(mantissa * 256), exponent - 8).astype(np.float32)
+    bf16 = (eight_bits.view(np.uint32) >> 16).astype(np.uint16)
+    np.testing.assert_array_equal(copy, gx.astype(np.float16) if precision == "fp16" else bf16)
+
+
+@pytest.mark.parametrize(
+    ("channels", "dtype", "precision"), [(12, "float32", "bf16"), (8, "float64", "bf16"), (8, "float32", "tf32")]
+)
+def test_where_no_convolution_takes_16_bits_as_they_lie_there_are_none(channels, dtype, precision, monkeypatch):
+    monkeypatch.setattr(backend, "_precision", precision)
+    x, gamma, beta, gy = inputs((5, channels), dtype)
+    average, _, inverse, _ = leaves.statistics("emulated", x, gamma, 1e-5)
+    rounded = Rounded()
+    gx, *_ = batch_norm_gradients("emulated", x, gamma, average, inverse, gy, beta, 0.2, False, rounded)
+    assert rounded.take(gx).copies == {}
+
+
 @pytest.mark.parametrize("epsilon", [1e-5, 0.5])
 @every
 def test_what_normalises(shape, dtype, epsilon):
@@ -235,6 +273,25 @@ def test_groups_are_batches_of_their_own(device, shape, dtype, slope):
         assert_within(total, parts.sum(0), 2 * eps(dtype) * np.abs(parts).sum(0))
 
 
+@pytest.mark.parametrize("beta_of_group", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("device", ["cpu", "emulated"])
+def test_normalize_groups(device, dtype, beta_of_group):
+    """Each group by its own statistics, and also by its own shift; the bits are those of one group by itself."""
+    x, _, beta, _ = inputs((6, 5, 36), dtype)
+    average, scale = np.random.default_rng(1).uniform(0.5, 2, (2, 3, 36))
+    betas = np.stack([beta, 2 * beta, -beta]) if beta_of_group else np.stack([beta] * 3)
+
+    def whole():
+        return normalize(device, x, average, scale, betas if beta_of_group else beta, 0.2)
+
+    def parts():
+        each = zip(np.split(x, 3), np.split(average, 3), np.split(scale, 3), betas, strict=True)
+        return np.concatenate([normalize(device, *one, 0.2) for one in each])
+
+    np.testing.assert_array_equal(run(whole), run(parts))
+
+
 @pytest.mark.parametrize("device", ["cpu", "emulated"])
 def test_groups_of_unequal_size_are_refused(device):
     x, gamma, beta, _ = inputs((7, 3), "float32")
@@ -286,9 +343,10 @@ def test_memory_that_is_not_aligned(monkeypatch):
         moved = [np.empty(a.size + shift, np.float32)[shift:].reshape(a.shape) for a in (x, gy)]
         for a, values in zip(moved, (x, gy), strict=True):
             a[...] = values
-        tensors = [mg.tensor(a, requires_grad=True, device="emulated") for a in (moved[0], gamma, beta)]
+        there = {"device": "emulated", "copy": False}
+        tensors = [mg.tensor(a, requires_grad=True, **there) for a in (moved[0], gamma, beta)]
         y = F.batch_norm(*tensors)
-        vectors.append(launched(monkeypatch, lambda y=y, gy=moved[1]: y.backward(mg.tensor(gy, device="emulated"))))
+        vectors.append(launched(monkeypatch, lambda y=y, gy=moved[1], there=there: y.backward(mg.tensor(gy, **there))))
         found.append([t.numpy() for t in (y, *(t.grad for t in tensors))])
     assert {vector for _, vector in vectors[0]} == {4}
     assert {vector for _, vector in vectors[1]} == {1}
@@ -353,7 +411,7 @@ def test_op_takes_any_layout(layout):
     x, gamma, beta, gy = inputs((2, 5, 7, 33), "float64")
     found = []
     for device, change in (("cpu", np.asarray), ("emulated", layout)):
-        tensors = [mg.tensor(change(a), requires_grad=True, device=device) for a in (x, gamma, beta)]
+        tensors = [mg.tensor(change(a), requires_grad=True, device=device, copy=False) for a in (x, gamma, beta)]
         running = [mg.tensor(a.copy(), device=device) for a in (gamma, np.abs(beta))]
         y = F.batch_norm(*tensors, *running, momentum=0.9)
         y.backward(change(gy))

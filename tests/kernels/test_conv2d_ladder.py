@@ -23,6 +23,8 @@ from leaf_checks import check_counters, fenced
 from minigan.kernels import KernelError, load
 from minigan.kernels.emulator import options
 
+import minigan as mg
+import minigan.functional as F
 from minigan import backend
 from minigan.block_counters import LIMIT
 from minigan.kernel_launch import launch
@@ -221,6 +223,7 @@ SIZES = [
     problem((1, 2, 2, 4), (4, 5, 5, 4), 3, "same"),  # image smaller than the stride: classes without pixels
     problem((5, 6, 6, 1), (7, 4, 4, 1), 1, "valid"),
     problem((1, 4, 4, 16), (3, 3, 3, 16), 1, ((4, 0), (0, 5))),  # more padding than kernel
+    problem((2, 9, 15, 68), (132, 1, 2, 68), 1, "same"),  # a weight gradient of several of the largest tiles, in slices
     problem((2, 9, 11, 13), (21, 5, 4, 13), (2, 1), "same"),  # channels that 16-bit operands pad, both by 3
 ]
 
@@ -677,7 +680,7 @@ def in_place(partial, g, rung, tile):
 
 
 def test_so_many_counters():
-    assert [conv2d_ladder.counters_of(3, slices) for slices in (1, 2, 16, 17, 256, 257)] == [0, 3, 3, 9, 51, 60]
+    assert [conv2d_ladder.counters_of(3, slices) for slices in (1, 2, 16, 17, 256, 257)] == [1, 4, 4, 10, 52, 61]
     for tiles_, wanted in ((1, None), (300, 40), (5000, 65535), (2**16, 2), (2**17, 2)):
         slices, _ = choose_slices(tiles_, 10**8, 16, 1, 4, wanted)
         assert conv2d_ladder.counters_of(tiles_, slices) <= LIMIT
@@ -689,6 +692,131 @@ def test_slices_cover_the_depth_and_fit_the_workspace():
         assert slice_depth % bk == 0
         assert (slices - 1) * slice_depth < depth <= slices * slice_depth
         assert slices == 1 or slices * outputs * 4 <= conv2d_ladder.WORKSPACE_BYTES
+
+
+# ---- a bias's gradient, in the weight gradient's launch --------------------------------------------------------------
+
+
+def summed(g, arrays, of, **settings):
+    x, gy = arrays
+    return conv2d_cuda.weight_and_bias_grad("emulated", x, gy, g, of, **settings)
+
+
+def assert_sums(gb, array):
+    """As assert_right, for sums of n numbers and not of products."""
+    wide, n = array.astype(np.float64), array.size // array.shape[-1]
+    unit = np.finfo(array.dtype).eps / 2
+    allowed = (5.2 * np.sqrt(n) + 2) * unit * np.sqrt((wide**2).sum((0, 1, 2)))
+    assert gb.shape == array.shape[-1:]
+    assert gb.dtype == array.dtype
+    wrong = ~(np.abs(gb - wide.sum((0, 1, 2))) <= allowed)
+    assert not wrong.any(), f"{wrong.sum()} of {wrong.size} sums are wrong, e.g. {np.argwhere(wrong)[0]}"
+
+
+BIASES = [*SIZES, *DEEP, problem((3, 9, 8, 70), (18, 4, 4, 70), (3, 2), "same")]
+SUMMING = [one for one in EVERY_TILE if RUNGS[one[0]].sums]
+
+
+def check_bias(g, rung, tile, seeds=(0, 1, 2)):
+    """How often it was summed along; and the weight gradient has the bits that it has without."""
+    count = 0
+    arrays = random_inputs(PASSES["weight_grad"], g)
+    for of, array in (("x", arrays[0]), ("gy", arrays[1])):
+        for slices in (None, 33):
+            results = []
+            for seed in seeds:
+                with options(seed=seed):
+                    results.append(summed(g, arrays, of, **forced(rung, tile), slices=slices))
+            if results[0] is None:
+                assert of == "x"
+                continue
+            alone = run(PASSES["weight_grad"], g, arrays, **forced(rung, tile), slices=slices)
+            np.testing.assert_array_equal(results[0][0], alone)
+            assert_sums(results[0][1], array)
+            for other in results[1:]:
+                np.testing.assert_array_equal(results[0][1], other[1])
+            count += 1
+    return count
+
+
+@pytest.mark.parametrize(("rung", "tile"), SUMMING)
+def test_the_bias_gradient_is_summed_along(rung, tile):
+    found = [check_bias(g, rung, tile) for g in BIASES if fits("weight_grad", g, rung, tile)]
+    assert set(found) == {2, 4}  # of some layers x cannot be
+
+
+def test_the_bias_gradient_in_double():
+    for g in BIASES:
+        arrays = random_inputs(PASSES["weight_grad"], g, np.float64)
+        for of, array in (("x", arrays[0]), ("gy", arrays[1])):
+            found = summed(g, arrays, of)
+            assert of == "x" or found is not None
+            if found is not None:
+                assert_sums(found[1], array)
+
+
+@pytest.mark.parametrize(("rung", "tile"), SUMMING)
+def test_a_nan_stays_in_its_channel_of_the_bias_gradient(rung, tile):
+    g = SIZES[4]
+    arrays = random_inputs(PASSES["weight_grad"], g)
+    for of, array in (("x", arrays[0]), ("gy", arrays[1])):
+        array[1, 2, 3, 17] = np.nan
+        _, gb = summed(g, arrays, of, **forced(rung, tile))
+        assert np.flatnonzero(np.isnan(gb)).tolist() == [17]
+        array[1, 2, 3, 17] = 1
+
+
+def test_where_the_bias_gradient_is_not_summed_along(allocated):
+    """By other rungs, by taps that miss pixels of x; nothing is computed then."""
+    g = problem((2, 7, 8, 20), (68, 3, 3, 20), 1, 1)
+    arrays = random_inputs(PASSES["weight_grad"], g)
+    for rung in (1, 2, 7, 8, 9, 10, 11):
+        assert summed(g, arrays, "gy", rung=rung) is None
+    for precision in ("bf16", "fp16"):
+        assert summed(g, arrays, "gy", precision=precision) is None
+    for shape, stride, padding in (
+        ((1, 1), 2, 0),  # fewer taps than the stride
+        ((3, 3), 1, "valid"),  # the last pixels are met by other taps alone
+        ((3, 3), 1, ((3, 0), (0, 0))),  # as are the first ones
+    ):
+        g = problem((2, 8, 8, 4), (4, *shape, 4), stride, padding)
+        assert summed(g, random_inputs(PASSES["weight_grad"], g), "x", rung=5) is None
+    assert not allocated
+
+
+def test_the_bias_gradient_of_an_empty_batch():
+    g = problem((0, 5, 5, 4), (3, 3, 3, 4), 1, "same")
+    for of, channels in (("x", 4), ("gy", 3)):
+        gw, gb = summed(g, random_inputs(PASSES["weight_grad"], g), of, rung=5)
+        assert gw.shape == g.w_shape
+        assert not gw.any()
+        np.testing.assert_array_equal(gb, np.zeros(channels))
+
+
+@pytest.mark.parametrize("precision", ROUNDED)
+@pytest.mark.parametrize("function", [F.conv2d, F.conv_transpose2d])
+def test_weight_and_bias_learn_the_same_with_and_without_a_graph_of_gradients(function, precision, monkeypatch):
+    monkeypatch.setattr(backend, "_precision", precision)
+    rng = np.random.default_rng(4)
+    shapes = (2, 7, 6, 8), (8, 3, 3, 8), (8,)
+    x, w, b = (mg.tensor(rng.standard_normal(s).astype(np.float32), device="emulated") for s in shapes)
+    for t in (x, w, b):
+        t.requires_grad = True
+    y = function(x, w, b, stride=2, padding="same", slope=0.3)
+    gy = mg.tensor(rng.standard_normal(y.shape).astype(np.float32), device="emulated")
+    together = mg.grad(y, [x, w, b], gy, retain_graph=True)
+    apart = mg.grad(y, [x, w, b], gy, create_graph=True)
+    for one, other in zip(together[:2], apart[:2], strict=True):
+        np.testing.assert_array_equal(one.numpy(), other.numpy())
+    # Each of the two sums of n is off by n roundings at the very most.
+    allowed = 2 * (y.size // 8) * 2.0**-24 * np.abs(gy.numpy()).sum((0, 1, 2))
+    assert np.all(np.abs(together[2].numpy() - apart[2].numpy()) <= allowed)
+    for frozen in (w, b):  # only one of the two is asked for
+        frozen.requires_grad = False
+        other = b if frozen is w else w
+        y = function(x, w, b, stride=2, padding="same", slope=0.3)
+        np.testing.assert_array_equal(mg.grad(y, [other], gy)[0].numpy(), apart[1 + (other is b)].numpy())
+        frozen.requires_grad = True
 
 
 # ---- memory ----------------------------------------------------------------------------------------------------------

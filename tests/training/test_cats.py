@@ -187,6 +187,16 @@ def test_a_mistake_gets_one_line_and_leaves_nothing_behind(
     assert sorted(p for p in Path().rglob("*") if "cache" not in p.parts) == before
 
 
+def test_a_device_that_is_not_there_is_blamed_on_who_named_it(
+    train_cats: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("MINIGAN_DEVICE", "tpu")
+    for arguments, words in (([], "MINIGAN_DEVICE: unknown device 'tpu'"), (["--device", "gpu"], "--device: unknown")):
+        with pytest.raises(SystemExit):
+            train_cats(*arguments)
+        assert capsys.readouterr().err.startswith(f"dcgan_cats.py: error: {words}")
+
+
 def test_resume_refuses_another_configuration_and_names_it(train_cats: Train, capsys: pytest.CaptureFixture) -> None:
     train_cats("--out", "run", "--quiet", "--steps", "2")
     for arguments, words in (
@@ -234,12 +244,17 @@ def test_generating_from_a_finished_run(train_cats: Train, capsys: pytest.Captur
     five, same, other = (np.asarray(Image.open(name)) for name in ("five.png", "same.png", "other.png"))
     assert np.array_equal(five, same)
     assert not np.array_equal(five, other)
+    for count, columns, rows in ((1, 1, 1), (2, 2, 1), (5, 3, 2)):  # a .png is one picture, without --grid, too
+        main(["generate", "run", "--count", str(count), "--out", f"{count}.PNG"])
+        main(["generate", "run", "--count", str(count), "--grid", f"{columns}x{rows}", "--out", f"grid{count}.png"])
+        assert Path(f"{count}.PNG").read_bytes() == Path(f"grid{count}.png").read_bytes()
     main(["generate", "run", "--count", "3", "--out", "single"])
     assert sorted(p.name for p in Path("single").iterdir()) == ["0000.png", "0001.png", "0002.png"]
     for arguments, words in (
         (["nowhere", "--out", "x.png"], "nowhere: expected a run's folder"),
         (["run", "--out", "single"], "expected a new or empty folder"),
         (["run", "--out", "five.png", "--grid", "8x8"], "expected the name of a new .png file"),
+        (["run", "--out", "five.png"], "expected the name of a new .png file"),
         (["run", "--out", "x.png", "--grid", "2x2"], "with room for 64 images"),
         (["run", "--out", "x", "--count", "0"], "expected --count from 1"),
     ):

@@ -80,7 +80,9 @@ def test_every_system_trains_as_a_cpu_that_rounds_the_operands_of_convolutions(
         assert np.isfinite(losses("emulated")).all()
         # Of the first step: what float32 leaves open may change the rounding of some numbers, and so the steps after.
         found[judge] = np.abs(np.array(losses("emulated")[0]) / np.array(losses(judge)[0]) - 1)
-    assert found[precision][0] <= 1e-4  # before the first update
+    # Before the first update: a number at a tie, rounded the other way, is off by 2^-11 of itself in fp16, and a loss,
+    # which has many, by less.
+    assert found[precision][0] <= 2**-11
     assert found[precision].max() <= 0.2 * found["float32"].max()
 
 
