@@ -79,9 +79,12 @@ __device__ __forceinline__ void cp_async4(void* shared, const void* global, bool
 #ifdef CUDA_EMULATOR
   emulator::copy_async(shared, global, 4, valid);
 #else
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(shared)), "l"(global),
-               "r"(valid ? 4 : 0)
-               : "memory");
+  asm volatile(
+      "{\n.reg .pred zeros;\n"
+      "setp.eq.s32 zeros, %2, 0;\n"
+      "cp.async.ca.shared.global [%0], [%1], 4, zeros;\n}" ::"r"(shared_address(shared)),
+      "l"(global), "r"(static_cast<int>(valid))
+      : "memory");
 #endif
 }
 
@@ -89,9 +92,12 @@ __device__ __forceinline__ void cp_async8(void* shared, const void* global, bool
 #ifdef CUDA_EMULATOR
   emulator::copy_async(shared, global, 8, valid);
 #else
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(shared_address(shared)), "l"(global),
-               "r"(valid ? 8 : 0)
-               : "memory");
+  asm volatile(
+      "{\n.reg .pred zeros;\n"
+      "setp.eq.s32 zeros, %2, 0;\n"
+      "cp.async.ca.shared.global [%0], [%1], 8, zeros;\n}" ::"r"(shared_address(shared)),
+      "l"(global), "r"(static_cast<int>(valid))
+      : "memory");
 #endif
 }
 
@@ -100,9 +106,12 @@ __device__ __forceinline__ void cp_async16(void* shared, const void* global, boo
 #ifdef CUDA_EMULATOR
   emulator::copy_async(shared, global, 16, valid);
 #else
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
-               "r"(valid ? 16 : 0)
-               : "memory");
+  asm volatile(
+      "{\n.reg .pred zeros;\n"
+      "setp.eq.s32 zeros, %2, 0;\n"
+      "cp.async.cg.shared.global [%0], [%1], 16, zeros;\n}" ::"r"(shared_address(shared)),
+      "l"(global), "r"(static_cast<int>(valid))
+      : "memory");
 #endif
 }
 

@@ -30,14 +30,15 @@ WARP = 32
 
 # What an instruction is, by the beginning of its name; the first that fits.
 CLASSES = {
+    "wait": ("BAR", "DEPBAR", "LDGDEPBAR", "WARPGROUP", "WARPSYNC", "SYNCS", "FENCE", "MEMBAR", "NOP"),
     "multiply": ("HMMA", "HGMMA", "FFMA"),
     "copy": ("LDGSTS", "UBLKCP", "LDG"),
     "shared": ("LDSM", "LDS", "STS"),
     "convert": ("F2F", "F2I", "I2F", "FSETP", "FADD", "FMUL"),
     "uniform": ("U", "R2UR", "S2UR"),
-    "wait": ("BAR", "DEPBAR", "LDGDEPBAR", "WARPGROUP", "WARPSYNC", "SYNCS", "FENCE", "MEMBAR", "NOP"),
     "branch": ("BRA", "BSSY", "BSYNC", "CALL", "RET", "EXIT", "BREAK", "BMOV"),
 }
+TENSOR_CORES = ("HMMA", "HGMMA")
 OTHERS = "integer"  # addresses, predicates, moves
 
 
@@ -136,14 +137,18 @@ def main_loop(instructions: Sequence[str]) -> list[str] | None:
         loop = [line for line in instructions[places[target[1]] : end + 1] if not line.startswith(".L")]
         if "EXIT" in loop:  # the way back from a wait that was put behind the end
             continue
-        merit = (sum(kind(line) == "multiply" for line in loop), -len(loop))
+        by_tensor_cores = any(line.startswith(TENSOR_CORES) for line in loop)
+        merit = (sum(kind(line, by_tensor_cores) == "multiply" for line in loop), -len(loop))
         if merit[0] and (best is None or merit > best):
             best, chosen = merit, loop
     return chosen
 
 
-def kind(instruction: str) -> str:
+def kind(instruction: str, by_tensor_cores: bool = False) -> str:
+    """Its class. Where tensor cores multiply, FFMA only prepares numbers for them."""
     name = re.split(r"[. ]", instruction, maxsplit=1)[0]
+    if name == "FFMA" and by_tensor_cores:
+        return "convert"
     return next((kind for kind, beginnings in CLASSES.items() if name.startswith(beginnings)), OTHERS)
 
 
@@ -185,25 +190,25 @@ def cost(loop: Sequence[str], arch: str) -> Loop:
     rates = RATES.get(arch.rstrip("a"))
     if rates is None:
         raise KernelError(f"sass: expected one of sm_{', sm_'.join(RATES)}, whose rates are known, got sm_{arch}")
-    counts = Counter(kind(instruction) for instruction in loop)
+    by_tensor_cores = any(instruction.startswith(TENSOR_CORES) for instruction in loop)
+    kinds = [kind(instruction, by_tensor_cores) for instruction in loop]
     pipes = dict.fromkeys(("multiply", "issue", "integer", "FP32", "shared"), 0.0)
     pipes["issue"] = len(loop)
-    by_tensor_cores = any(instruction.startswith(("HMMA", "HGMMA")) for instruction in loop)
-    for instruction in loop:
+    for instruction, of_kind in zip(loop, kinds, strict=True):
         name = instruction.split(" ", 1)[0]
         pipes["shared"] += wavefronts(instruction, by_tensor_cores) * SCHEDULERS
-        if name.startswith(("HMMA", "HGMMA")):
+        if name.startswith(TENSOR_CORES):
             products, tf32 = tensor_multiplications(name)
             pipes["multiply"] += products * SCHEDULERS / (rates.tensor / 2 if tf32 else rates.tensor)
         elif name.startswith(("FFMA", "FADD", "FMUL")):
             pipes["FP32"] += WARP * SCHEDULERS / rates.ffma
         elif name.startswith("IMAD"):  # by the FP32 pipeline, at the rate of integers
             pipes["FP32"] += WARP * SCHEDULERS / rates.integer
-        elif kind(instruction) in ("integer", "convert"):
+        elif of_kind in ("integer", "convert"):
             pipes["integer"] += WARP * SCHEDULERS / rates.integer
     if not by_tensor_cores:  # the peak is that of FFMA
-        pipes["multiply"] = counts["multiply"] * WARP * SCHEDULERS / rates.ffma
-    return Loop(counts, pipes)
+        pipes["multiply"] = kinds.count("multiply") * WARP * SCHEDULERS / rates.ffma
+    return Loop(Counter(kinds), pipes)
 
 
 def rows(source: Source, variant: Variant, arch: str) -> Iterator[Row]:

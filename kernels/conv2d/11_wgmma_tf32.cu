@@ -71,7 +71,7 @@ __device__ __forceinline__ void prepare(const float* from, float* packed, const 
   for (int i = 0; i < 4; i++) {
     const int across = thread / 32 + 8 * i;
     const int step = dense.along_depth ? thread % 32 : across, line = dense.along_depth ? across : thread % 32;
-    const int index = dense.at(dense.line(first_line + line), dense.step(depth + step, pass.end));
+    const int index = element(dense, dense.line(first_line + line), depth + step, pass.end);
     square[step][line] = index < 0 ? 0 : __uint_as_float(to_tf32(from[index]));
   }
   __syncthreads();
@@ -136,11 +136,11 @@ __device__ __forceinline__ void multiply(const Pass& pass, const float* patches,
   float* const a_ring = b_ring + STAGES * B_SIZE;
   const int warpgroup = threadIdx.x / 128, line = threadIdx.x / 32 * 16;
   const int tiles = pass.end > pass.begin ? ceil_div(pass.end - pass.begin, BK) : 0;
-  const Copier<A, BM, BK, VECTOR_A, THREADS> source_a(pass.a, blockIdx.x * BM);
+  Copier<A, BM, BK, VECTOR_A, THREADS> source_a(pass.a, blockIdx.x * BM, pass.begin);
   const PackedTiles<float, B_SIZE> source_b(packed, number, count, pass.begin / BK);
   auto copy = [&](int tile) {
     if (tile < tiles) {
-      source_a.copy(a_ring + tile % STAGES * A_SIZE, patches, pass.begin + tile * BK, pass.end);
+      source_a.copy(a_ring + tile % STAGES * A_SIZE, patches, pass.end - pass.begin - tile * BK);
       source_b.copy(b_ring + tile % STAGES * B_SIZE, tile, &full[tile % STAGES]);
     }
     cp_async_commit();  // an empty group behind the end, so that the count of groups stays that of tiles

@@ -34,8 +34,8 @@ __device__ __forceinline__ void product(const Pass& pass, const REAL* a, const R
   LineSums<Pass> line_sums(pass);
   REAL sum = 0;
   for (int d = pass.begin; d < pass.end; d += BK) {
-    const int a_index = pass.a.at(a_line, pass.a.step(d + a_place.step, pass.end));
-    const int b_index = pass.b.at(b_line, pass.b.step(d + b_place.step, pass.end));
+    const int a_index = element(pass.a, a_line, d + a_place.step, pass.end);
+    const int b_index = element(pass.b, b_line, d + b_place.step, pass.end);
     a_tile[a_place.line][a_place.step] = a_index < 0 ? 0 : a[a_index];
     b_tile[b_place.line][b_place.step] = b_index < 0 ? 0 : b[b_index];
     __syncthreads();  // the tiles are complete

@@ -22,6 +22,9 @@
 #include "tile.cuh"
 
 constexpr int TX = BN / TN, TY = BM / TM, THREADS = TX * TY;
+// Two blocks of 128 x 128, so that one multiplies while the other waits at a barrier; the compiler takes a few registers
+// too many by itself, and can do without, but not on sm_90.
+#define BLOCKS (BM * BN == 128 * 128 && __CUDA_ARCH__ != 900 ? 2 : 1)
 static_assert(TM % 4 == 0 && TN % 4 == 0, "shared memory is read in vectors of four");
 static_assert(THREADS % 32 == 0 && THREADS <= 1024, "whole warps");
 
@@ -37,16 +40,17 @@ struct Stage {
   Loader<Operand, LINES, BK, VECTOR, THREADS> loader;
   float values[LINES * BK / THREADS];
 
-  __device__ __forceinline__ Stage(const Operand& operand, int first_line) : loader(operand, first_line) {}
+  __device__ __forceinline__ Stage(const Operand& operand, int first_line, int begin)
+      : loader(operand, first_line, begin) {}
 
-  __device__ __forceinline__ void load(const float* from, int d, int end) {
-    loader.each(d, end, [&](int i, Place, int index) {
+  __device__ __forceinline__ void load(const float* from, int left) {
+    loader.next(left, [&](int i, int index, bool inside) {
       if (VECTOR == 4) {
-        const float4 v = index < 0 ? make_float4(0, 0, 0, 0) : *reinterpret_cast<const float4*>(from + index);
+        const float4 v = inside ? *reinterpret_cast<const float4*>(from + index) : make_float4(0, 0, 0, 0);
         values[i * VECTOR] = v.x, values[i * VECTOR + 1 % VECTOR] = v.y;
         values[i * VECTOR + 2 % VECTOR] = v.z, values[i * VECTOR + 3 % VECTOR] = v.w;
       } else {
-        values[i * VECTOR] = index < 0 ? 0 : from[index];
+        values[i * VECTOR] = inside ? from[index] : 0;
       }
     });
   }
@@ -54,7 +58,7 @@ struct Stage {
   __device__ __forceinline__ void store(Tile<LINES>& tile) const {
 #pragma unroll
     for (int i = 0; i < loader.COUNT; i++) {
-      const Place at = loader.place_of(i);
+      const Place at = {loader.first.line + loader.below(i).line, loader.first.step + loader.below(i).step};
 #pragma unroll
       for (int e = 0; e < VECTOR; e++) {
         if (Operand::along_depth) tile[at.step + e][at.line] = values[i * VECTOR + e];  // transposed
@@ -81,18 +85,18 @@ __device__ __forceinline__ void product(const Pass& pass, const float* a, const 
   __shared__ __align__(16) Tile<BM> a_tile;
   __shared__ __align__(16) Tile<BN> b_tile;
   const int row0 = blockIdx.x * BM, column0 = blockIdx.y * BN, tx = threadIdx.x % TX, ty = threadIdx.x / TX;
-  Stage<decltype(pass.a), BM, VECTOR_A> a_stage(pass.a, row0);
-  Stage<decltype(pass.b), BN, VECTOR_B> b_stage(pass.b, column0);
+  Stage<decltype(pass.a), BM, VECTOR_A> a_stage(pass.a, row0, pass.begin);
+  Stage<decltype(pass.b), BN, VECTOR_B> b_stage(pass.b, column0, pass.begin);
   LineSums<Pass> line_sums(pass);
   float sums[TM][TN] = {};
-  a_stage.load(a, pass.begin, pass.end);
-  b_stage.load(b, pass.begin, pass.end);
+  a_stage.load(a, pass.end - pass.begin);
+  b_stage.load(b, pass.end - pass.begin);
   for (int d = pass.begin; d < pass.end; d += BK) {
     a_stage.store(a_tile);
     b_stage.store(b_tile);
     __syncthreads();  // the tiles are complete
-    a_stage.load(a, d + BK, pass.end);  // zeros behind the end
-    b_stage.load(b, d + BK, pass.end);
+    a_stage.load(a, pass.end - d - BK);  // the next tile; zeros behind the end
+    b_stage.load(b, pass.end - d - BK);
 #pragma unroll
     for (int k = 0; k < BK; k++) {
       float a_values[TM], b_values[TN];

@@ -58,13 +58,14 @@ __device__ __forceinline__ void read_lines(float (&values)[COUNT][4], const floa
 }
 
 template <class Pass>
-__device__ __forceinline__ void product(const Pass& pass, const float* a, const float* b, const float* bias, float* y) {
-  using A = decltype(pass.a);
-  using B = decltype(pass.b);
+__device__ __forceinline__ void product(const Pass& whole, const float* a, const float* b, const float* bias, float* y) {
+  using A = decltype(whole.a);
+  using B = decltype(whole.b);
   DYN_SHARED(float, ring);
   const int row0 = blockIdx.x * BM, column0 = blockIdx.y * BN, tx = threadIdx.x % TX, ty = threadIdx.x / TX;
-  const Copier<A, BM, BK, VECTOR_A, THREADS> copier_a(pass.a, row0);
-  const Copier<B, BN, BK, VECTOR_B, THREADS> copier_b(pass.b, column0);
+  const Pass pass = without_padding(whole, row0, BM);
+  Copier<A, BM, BK, VECTOR_A, THREADS> copier_a(pass.a, row0, pass.begin);
+  Copier<B, BN, BK, VECTOR_B, THREADS> copier_b(pass.b, column0, pass.begin);
   float sums[TM][TN] = {};
   LineSums<Pass> line_sums(pass);
   auto multiply = [&](const float* a_tile, const float* b_tile) {

@@ -6,7 +6,7 @@
 //   nearest even: as it writes them anew anyway, it pads the channels to a multiple of 8 (of 4 where there are no more
 //   than 4) with zeros, so that all copies are of 16 or 8 bytes, also those of an image's three colours. What an
 //   earlier pass has rounded already, it leaves alone (Rounded in minigan/ops/conv2d_launch.py).
-// Thread -> output: as in rung 6, a tile of BM x BN by 2 x BN / 32 warps, each of which makes BM / 2 x 32 outputs.
+// Thread -> output: as in rung 6, a tile of BM x BN by 2 x 2 warps, each of which makes a quarter.
 // Shared memory (dynamic): STAGES slots of a tile of A and one of B, each L (BK + 8) or BK (L + 8) numbers of 2 bytes
 //   for L lines; with BK = 32 and 3 stages 30720 bytes at most for 64 x 64, with 4 stages 81920 for 128 x 128. All
 //   fragments come by ldmatrix, four 8 x 8 blocks at once: those along the lines by its transposing form. The padding
@@ -27,9 +27,10 @@
 #include "ring.cuh"
 #include "rounding.cuh"
 
-constexpr int WARP_M = BM / 2, WARP_N = 32, THREADS = 32 * 2 * (BN / WARP_N);
+constexpr int WARP_M = BM > 64 ? 64 : 32, WARP_N = BN > 64 ? 64 : 32, WARPS_M = BM / WARP_M;
+constexpr int THREADS = 32 * WARPS_M * (BN / WARP_N);
 constexpr int TILES_M = WARP_M / 16, TILES_N = WARP_N / 8;  // blocks of 16 x 8 a warp
-static_assert(WARP_M % 16 == 0 && BN % WARP_N == 0, "warps share the tile evenly, in whole blocks");
+static_assert(BM % WARP_M == 0 && BN % WARP_N == 0, "warps share the tile evenly");
 static_assert(BK % 16 == 0 && STAGES >= 2, "mma.sync takes 16 steps of the depth; one tile at least is on its way");
 
 // ---- rounding -------------------------------------------------------------------------------------------------------
@@ -62,11 +63,13 @@ template <class A>
 __device__ __forceinline__ void read_a(unsigned (&fragments)[TILES_M][4], const HALF* tile, int line, int step) {
   using Tile = Layout<A, BM, BK, HALF>;
   const int lane = threadIdx.x % 32;
+  // Lanes 0-7, 8-15, 16-23, 24-31 point to the rows of: lines 0-7, lines 8-15, and the same eight steps on.
+  const HALF* const row = tile + (A::along_depth ? Tile::at(line + lane % 16, lane / 16 * 8)
+                                                 : Tile::at(line + lane / 8 % 2 * 8, lane / 16 * 8 + lane % 8));
 #pragma unroll
-  for (int i = 0; i < TILES_M; i++, line += 16) {
-    // Lanes 0-7, 8-15, 16-23, 24-31 point to the rows of: lines 0-7, lines 8-15, and the same eight steps on.
-    if (A::along_depth) ldmatrix_x4(fragments[i], tile + Tile::at(line + lane % 16, step + lane / 16 * 8));
-    else ldmatrix_x4_trans(fragments[i], tile + Tile::at(line + lane / 8 % 2 * 8, step + lane / 16 * 8 + lane % 8));
+  for (int i = 0; i < TILES_M; i++) {
+    if (A::along_depth) ldmatrix_x4(fragments[i], row + Tile::at(i * 16, step));
+    else ldmatrix_x4_trans(fragments[i], row + Tile::at(i * 16, step));
   }
 }
 
@@ -75,26 +78,30 @@ template <class B>
 __device__ __forceinline__ void read_b(unsigned (&fragments)[TILES_N][2], const HALF* tile, int line, int step) {
   using Tile = Layout<B, BN, BK, HALF>;
   const int lane = threadIdx.x % 32;
+  // Lanes 0-7, 8-15, 16-23, 24-31 point to the rows of: steps 0-7, steps 8-15, and the same eight lines on.
+  const HALF* const row = tile + (B::along_depth ? Tile::at(line + lane / 16 * 8 + lane % 8, lane / 8 % 2 * 8)
+                                                 : Tile::at(line + lane / 16 * 8, lane % 16));
 #pragma unroll
-  for (int j = 0; j < TILES_N; j += 2, line += 16) {
-    // Lanes 0-7, 8-15, 16-23, 24-31 point to the rows of: steps 0-7, steps 8-15, and the same eight lines on.
+  for (int j = 0; j < TILES_N; j += 2) {
     unsigned both[4];
-    if (B::along_depth) ldmatrix_x4(both, tile + Tile::at(line + lane / 16 * 8 + lane % 8, step + lane / 8 % 2 * 8));
-    else ldmatrix_x4_trans(both, tile + Tile::at(line + lane / 16 * 8, step + lane % 16));
+    if (B::along_depth) ldmatrix_x4(both, row + Tile::at(j * 8, step));
+    else ldmatrix_x4_trans(both, row + Tile::at(j * 8, step));
     fragments[j][0] = both[0], fragments[j][1] = both[1];
     fragments[j + 1][0] = both[2], fragments[j + 1][1] = both[3];
   }
 }
 
 template <class Pass>
-__device__ __forceinline__ void product(const Pass& pass, const HALF* a, const HALF* b, const float* bias, float* y) {
-  using A = decltype(pass.a);
-  using B = decltype(pass.b);
+__device__ __forceinline__ void product(const Pass& whole, const HALF* a, const HALF* b, const float* bias, float* y) {
+  using A = decltype(whole.a);
+  using B = decltype(whole.b);
   DYN_SHARED(HALF, ring);
   const int row0 = blockIdx.x * BM, column0 = blockIdx.y * BN, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int warp_row = warp % 2 * WARP_M, warp_column = warp / 2 * WARP_N;  // where the warp's part of the tile begins
-  const Copier<A, BM, BK, VECTOR_A, THREADS, HALF> copier_a(pass.a, row0);
-  const Copier<B, BN, BK, VECTOR_B, THREADS, HALF> copier_b(pass.b, column0);
+  const Pass pass = without_padding(whole, row0, BM);
+  const int warp_row = warp % WARPS_M * WARP_M;
+  const int warp_column = warp / WARPS_M * WARP_N;  // where the warp's part of the tile begins
+  Copier<A, BM, BK, VECTOR_A, THREADS, HALF> copier_a(pass.a, row0, pass.begin);
+  Copier<B, BN, BK, VECTOR_B, THREADS, HALF> copier_b(pass.b, column0, pass.begin);
   float sums[TILES_M][TILES_N][4] = {};
   auto use = [&](const HALF* a_tile, const HALF* b_tile) {
 #pragma unroll

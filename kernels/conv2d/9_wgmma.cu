@@ -77,13 +77,14 @@ template <class Operand, int LINES, int VECTOR, bool = gathered<Operand>>
 struct Source {
   Copier<Operand, LINES, BK, VECTOR, THREADS, HALF, Swizzled<Operand, LINES>> copier;
   const HALF* array;
-  int begin, end;
+  int depth;
 
   __device__ __forceinline__ Source(const Operand& operand, const HALF* array, int number, int, int begin, int end)
-      : copier(operand, number * LINES), array(array), begin(begin), end(end) {}
+      : copier(operand, number * LINES, begin), array(array), depth(end - begin) {}
 
-  __device__ __forceinline__ void copy(HALF* slot, int tile, unsigned long long*) const {
-    copier.copy(slot, array, begin + tile * BK, end);
+  // The tiles come in order.
+  __device__ __forceinline__ void copy(HALF* slot, int tile, unsigned long long*) {
+    copier.copy(slot, array, depth - tile * BK);
   }
 };
 
@@ -114,7 +115,7 @@ __device__ __forceinline__ void prepare(const float* first, HALF* rounded, const
     const auto dense = operand(pass);
     const Place at = Swizzled<decltype(dense), LINES>::place_of(i % TILE_FOURS * 4);
     const int line = tile % packing.line_tiles * LINES + at.line, depth = rest / packing.classes * BK + at.step;
-    const int index = dense.at(dense.line(line), dense.step(depth, pass.end));
+    const int index = element(dense, dense.line(line), depth, pass.end);
     const int channels = second_padding.padded_channels;
     reinterpret_cast<uint2*>(packed)[i] =
         index < 0 ? make_uint2(0, 0) : four_rounded(second, second_padding, index / channels, index % channels);
@@ -165,9 +166,9 @@ __device__ __forceinline__ void product(const Pass& pass, const HALF* a, const H
   // Of a depth, the dense operand has the tiles of all columns of all classes (Packing), or those of all rows.
   const int dense_tiles = gathered<A> ? gridDim.z * gridDim.y : gridDim.x;
   const int dense_tile = gathered<A> ? blockIdx.z * gridDim.y + blockIdx.y : blockIdx.x;
-  const Source<A, BM, VECTOR_A> source_a(pass.a, a, gathered<A> ? blockIdx.x : dense_tile, dense_tiles, pass.begin,
+  Source<A, BM, VECTOR_A> source_a(pass.a, a, gathered<A> ? blockIdx.x : dense_tile, dense_tiles, pass.begin,
                                          pass.end);
-  const Source<B, BN, VECTOR_B> source_b(pass.b, b, gathered<B> ? blockIdx.y : dense_tile, dense_tiles, pass.begin,
+  Source<B, BN, VECTOR_B> source_b(pass.b, b, gathered<B> ? blockIdx.y : dense_tile, dense_tiles, pass.begin,
                                          pass.end);
   auto copy = [&](int tile) {
     HALF* const slot = ring + tile % STAGES * SLOT_SIZE;

@@ -52,16 +52,39 @@ struct Divider {
   }
 };
 
-// Where a pixel or a tap lies that is beyond the last one: outside of every image, also when the two are added.
+// Where the patch of a line lies that is beyond the last one: outside of every image, with every tap.
 constexpr int NOWHERE = -(1 << 29);
+
+struct Position {
+  int image, row, column;
+};
 
 struct Pixel {
   int image, h, w;  // the number of its image's first pixel; where its patch begins in that image
 };
 
 struct Tap {
-  int h, w, channel;  // relative to the beginning of the patch
+  int row, column, channel;  // of the patch
 };
+
+// The taps along one axis, of a patch's `taps`, that are inside of an image of this size for any patch that begins
+// between `lowest` and `highest`.
+struct Range {
+  int begin, count;
+
+  __device__ __forceinline__ Range(int lowest, int highest, int size, int taps, int direction) {
+    begin = max(0, direction > 0 ? -highest : lowest - size + 1);
+    count = max(0, min(taps, direction > 0 ? size - lowest : highest + 1) - begin);
+  }
+};
+
+// Up to this many pixels of an image, the images are together in the order of pixels (Patches): that many images of 64
+// pixels have 44 % of them at the border. In larger ones more is read by several neighbours than is left out.
+constexpr int SMALL_IMAGE = 256;
+
+__device__ __forceinline__ int images_together(int images, int pixels_h, int pixels_w) {
+  return pixels_h * pixels_w <= SMALL_IMAGE ? images : 1;
+}
 
 // The matrix of patches: a row for each pixel, a column for each tap and channel. Never in memory, only indexed.
 struct Patches {
@@ -71,78 +94,161 @@ struct Patches {
   int first_h, first_w;
   int taps_h, taps_w;
   int direction;  // and its tap (i, j) lies at direction * (i, j) from there
-  Divider by_pixel_row, by_image, by_channels, by_tap_row;
+  int together;   // how many images' pixels of one position are neighbours in the order of pixels: all or, usually, 1
+  Divider by_pixel_row, by_together, by_group, by_channels, by_tap_row;
 
   __device__ __forceinline__ Patches(int height, int width, int channels, int pixels_h, int pixels_w, int step_h,
-                                     int step_w, int first_h, int first_w, int taps_h, int taps_w, int direction)
+                                     int step_w, int first_h, int first_w, int taps_h, int taps_w, int direction,
+                                     int together)
       : height(height), width(width), channels(channels), pixels_h(pixels_h), pixels_w(pixels_w), step_h(step_h),
         step_w(step_w), first_h(first_h), first_w(first_w), taps_h(taps_h), taps_w(taps_w), direction(direction),
-        by_pixel_row(pixels_w), by_image(pixels_h * pixels_w), by_channels(channels), by_tap_row(taps_w * channels) {}
+        together(together), by_pixel_row(pixels_w), by_together(together), by_group(pixels_h * pixels_w * together),
+        by_channels(channels), by_tap_row(taps_w * channels) {}
 
-  __device__ __forceinline__ Pixel pixel(int i, int end) const {
-    if (i >= end) return {0, NOWHERE, NOWHERE};
-    const int n = by_image.quotient(i), rest = i - n * pixels_h * pixels_w;
-    const int row = by_pixel_row.quotient(rest), column = rest - row * pixels_w;
-    return {n * height * width, first_h + step_h * row, first_w + step_w * column};
+  __device__ __forceinline__ Position position(int i) const {
+    const int group = by_group.quotient(i), rest = i - group * pixels_h * pixels_w * together;
+    const int place = by_together.quotient(rest), row = by_pixel_row.quotient(place);
+    return {group * together + rest - place * together, row, place - row * pixels_w};
   }
 
-  __device__ __forceinline__ Tap tap(int i, int end) const {
-    if (i >= end) return {NOWHERE, NOWHERE, 0};
+  __device__ __forceinline__ Pixel pixel(int i) const {
+    const Position at = position(i);
+    return {at.image * height * width, first_h + step_h * at.row, first_w + step_w * at.column};
+  }
+
+  __device__ __forceinline__ Tap tap(int i) const {
     const int row = by_tap_row.quotient(i), rest = i - row * taps_w * channels;
     const int column = by_channels.quotient(rest);
-    return {direction * row, direction * column, rest - column * channels};
+    return {row, column, rest - column * channels};
   }
 
-  // The element's index in the array; negative for a zero.
-  __device__ __forceinline__ int at(Pixel pixel, Tap tap) const {
-    const int h = pixel.h + tap.h, w = pixel.w + tap.w;
-    const bool inside = static_cast<unsigned>(h) < static_cast<unsigned>(height) &&
-                        static_cast<unsigned>(w) < static_cast<unsigned>(width);
-    return inside ? (pixel.image + h * width + w) * channels + tap.channel : -1;
+  // From pixel i to pixel i + n, and from tap i to tap i + n, where by = pixel(n) or tap(n): additions with carries,
+  // which are cheaper than to decode i + n. Pixels: only image by image.
+  __device__ __forceinline__ void advance(Pixel& pixel, const Pixel& by) const {
+    pixel.w += by.w - first_w, pixel.h += by.h - first_h, pixel.image += by.image;
+    if (pixel.w >= first_w + step_w * pixels_w) pixel.w -= step_w * pixels_w, pixel.h += step_h;
+    if (pixel.h >= first_h + step_h * pixels_h) pixel.h -= step_h * pixels_h, pixel.image += height * width;
+  }
+
+  __device__ __forceinline__ void advance(Tap& tap, const Tap& by) const {
+    tap.channel += by.channel, tap.column += by.column, tap.row += by.row;
+    if (tap.channel >= channels) tap.channel -= channels, tap.column++;
+    if (tap.column >= taps_w) tap.column -= taps_w, tap.row++;
+  }
+
+  // The index in the array of a patch's first element, and how far a tap lies from there; the sum is the element's.
+  __device__ __forceinline__ int begin(Pixel pixel) const {
+    return (pixel.image + pixel.h * width + pixel.w) * channels;
+  }
+  __device__ __forceinline__ int offset(Tap tap) const {
+    return direction * (tap.row * width + tap.column) * channels + tap.channel;
+  }
+
+  // Whether tap (row, column) of the patch that begins at (h, w) is inside of the image.
+  __device__ __forceinline__ bool inside(int h, int w, int row, int column) const {
+    return static_cast<unsigned>(h + direction * row) < static_cast<unsigned>(height) &&
+           static_cast<unsigned>(w + direction * column) < static_cast<unsigned>(width);
+  }
+
+  // Leaves out the first and the last rows and columns of taps that are outside of the image for all pixels from number
+  // `from` to number `to`. Returns how many of the first ones that are. Only where all images are together: then
+  // neighbouring pixels are at the same few positions, and those at the border read padding together.
+  __device__ __forceinline__ Tap leave_out_padding(int from, int to) {
+    const Pixel first = pixel(from), last = pixel(to);
+    const bool one_row = first.h == last.h;
+    const Range rows(first.h, last.h, height, taps_h, direction);
+    const Range columns(one_row ? first.w : first_w, one_row ? last.w : first_w + step_w * (pixels_w - 1), width, taps_w,
+                        direction);
+    first_h += direction * rows.begin, taps_h = rows.count;
+    first_w += direction * columns.begin, taps_w = columns.count;
+    by_tap_row = Divider(taps_w * channels);
+    return {rows.begin, columns.begin, 0};
   }
 };
 
 // The patches of x that the pixels of y read.
-__device__ __forceinline__ Patches input_patches(const Conv& g) {
-  return Patches(g.h, g.w, g.c, g.p, g.q, g.stride_h, g.stride_w, -g.top, -g.left, g.r, g.s, 1);
+__device__ __forceinline__ Patches input_patches(const Conv& g, int together) {
+  return Patches(g.h, g.w, g.c, g.p, g.q, g.stride_h, g.stride_w, -g.top, -g.left, g.r, g.s, 1, together);
 }
 
 // ---- operands -------------------------------------------------------------------------------------------------------
-// An operand is a matrix of `lines` (rows of A, columns of B) by depth. A thread decodes a line and a step of the depth
-// once each, and at(line, step) is then cheap: the index in the array, or negative for a zero. along_depth: neighbours
-// in the array are neighbours in depth; else they are neighbouring lines.
+// An operand is a matrix of `lines` (rows of A, columns of B) by depth. What belongs to a line is decoded once, and so is
+// a step of the depth, from which advance(step, step(n)) goes n steps on. index(line, step) in the array is then cheap;
+// where inside(line, step) is false, there is a zero instead. along_depth: neighbours in the array are neighbours in
+// depth; else they are neighbouring lines.
 
 struct PixelsByTaps {
-  using Line = Pixel;
+  struct Line {
+    int h, w, begin;
+  };
   using Step = Tap;
   static constexpr bool along_depth = true;
   Patches patches;
   int lines;
-  __device__ __forceinline__ Line line(int i) const { return patches.pixel(i, lines); }
-  __device__ __forceinline__ Step step(int d, int end) const { return patches.tap(d, end); }
-  __device__ __forceinline__ int at(Line line, Step step) const { return patches.at(line, step); }
+  __device__ __forceinline__ Line line(int i) const {
+    if (i >= lines) return {NOWHERE, NOWHERE, 0};
+    const Pixel pixel = patches.pixel(i);
+    return {pixel.h, pixel.w, patches.begin(pixel)};
+  }
+  __device__ __forceinline__ Step step(int d) const { return patches.tap(d); }
+  __device__ __forceinline__ void advance(Step& step, const Step& by) const { patches.advance(step, by); }
+  __device__ __forceinline__ bool inside(const Line& line, const Step& step) const {
+    return patches.inside(line.h, line.w, step.row, step.column);
+  }
+  __device__ __forceinline__ int index(const Line& line, const Step& step) const {
+    return line.begin + patches.offset(step);
+  }
 };
 
 struct TapsByPixels {
-  using Line = Tap;
+  struct Line {
+    int row, column, offset;
+  };
   using Step = Pixel;
   static constexpr bool along_depth = false;
   Patches patches;
   int lines;
-  __device__ __forceinline__ Line line(int i) const { return patches.tap(i, lines); }
-  __device__ __forceinline__ Step step(int d, int end) const { return patches.pixel(d, end); }
-  __device__ __forceinline__ int at(Line line, Step step) const { return patches.at(step, line); }
+  __device__ __forceinline__ Line line(int i) const {
+    if (i >= lines) return {NOWHERE, NOWHERE, 0};
+    const Tap tap = patches.tap(i);
+    return {tap.row, tap.column, patches.offset(tap)};
+  }
+  __device__ __forceinline__ Step step(int d) const { return patches.pixel(d); }
+  __device__ __forceinline__ void advance(Step& step, const Step& by) const { patches.advance(step, by); }
+  __device__ __forceinline__ bool inside(const Line& line, const Step& step) const {
+    return patches.inside(step.h, step.w, line.row, line.column);
+  }
+  __device__ __forceinline__ int index(const Line& line, const Step& step) const {
+    return patches.begin(step) + line.offset;
+  }
 };
 
-// w of the forward pass: (K, R S C) as it lies in memory.
+// w of the forward pass: (K, R, S, C) as it lies in memory; tap (0, 0) of the patches is (first_r, first_s) of the filter.
 struct Filters {
   using Line = int;
-  using Step = int;
+  struct Step {
+    int index, place;  // relative to the line; in the row of taps
+  };
   static constexpr bool along_depth = true;
-  int lines, pitch;
-  __device__ __forceinline__ Line line(int i) const { return i < lines ? i * pitch : -1; }
-  __device__ __forceinline__ Step step(int d, int end) const { return d < end ? d : -1; }
-  __device__ __forceinline__ int at(Line line, Step step) const { return (line | step) < 0 ? -1 : line + step; }
+  Patches patches;  // decodes the depth as it does for x
+  int lines, r, s, first_r, first_s;
+  __device__ __forceinline__ void leave_out(const Tap& taps, const Patches& rest) {
+    first_r += taps.row, first_s += taps.column, patches = rest;
+  }
+  __device__ __forceinline__ Line line(int i) const {
+    return i < lines ? ((i * r + first_r) * s + first_s) * patches.channels : -1;
+  }
+  __device__ __forceinline__ int row_length() const { return patches.taps_w * patches.channels; }
+  __device__ __forceinline__ Step step(int d) const {
+    const int row = patches.by_tap_row.quotient(d), place = d - row * row_length();
+    return {row * s * patches.channels + place, place};
+  }
+  __device__ __forceinline__ void advance(Step& step, const Step& by) const {
+    step.index += by.index, step.place += by.place;
+    if (step.place >= row_length()) step.place -= row_length(), step.index += s * patches.channels - row_length();
+  }
+  __device__ __forceinline__ bool inside(Line line, const Step&) const { return line >= 0; }
+  __device__ __forceinline__ int index(Line line, const Step& step) const { return line + step.index; }
 };
 
 // gy of the weight gradient: (N P Q, K), so its lines k are neighbours in memory.
@@ -152,25 +258,38 @@ struct OutputGrads {
   static constexpr bool along_depth = false;
   int lines;
   __device__ __forceinline__ Line line(int i) const { return i < lines ? i : -1; }
-  __device__ __forceinline__ Step step(int d, int end) const { return d < end ? d * lines : -1; }
-  __device__ __forceinline__ int at(Line line, Step step) const { return (line | step) < 0 ? -1 : line + step; }
+  __device__ __forceinline__ Step step(int d) const { return d * lines; }
+  __device__ __forceinline__ void advance(Step& step, Step by) const { step += by; }
+  __device__ __forceinline__ bool inside(Line line, Step) const { return line >= 0; }
+  __device__ __forceinline__ int index(Line line, Step step) const { return line + step; }
 };
 
 // w of the input gradient: lines c, depth (r', s', k), where taps r' and s' count those of a parity class.
 struct ClassFilters {
   using Line = int;
-  using Step = int;
+  using Step = Tap;
   static constexpr bool along_depth = false;
   Patches patches;  // decodes the depth as it does for gy
   int lines, r, s, first_r, first_s, stride_h, stride_w;
-  __device__ __forceinline__ Line line(int i) const { return i < lines ? i : -1; }
-  __device__ __forceinline__ Step step(int d, int end) const {
-    if (d >= end) return -1;
-    const Tap tap = patches.tap(d, end);
-    return ((tap.channel * r + first_r - tap.h * stride_h) * s + first_s - tap.w * stride_w) * lines;  // tap.h = -r'
+  __device__ __forceinline__ void leave_out(const Tap& taps, const Patches& rest) {
+    first_r += taps.row * stride_h, first_s += taps.column * stride_w, patches = rest;
   }
-  __device__ __forceinline__ int at(Line line, Step step) const { return (line | step) < 0 ? -1 : line + step; }
+  __device__ __forceinline__ Line line(int i) const { return i < lines ? i : -1; }
+  __device__ __forceinline__ Step step(int d) const { return patches.tap(d); }
+  __device__ __forceinline__ void advance(Step& step, const Step& by) const { patches.advance(step, by); }
+  __device__ __forceinline__ bool inside(Line line, const Step&) const { return line >= 0; }
+  __device__ __forceinline__ int index(Line line, const Step& step) const {
+    return ((step.channel * r + first_r + step.row * stride_h) * s + first_s + step.column * stride_w) * lines + line;
+  }
 };
+
+// The index of the element of step d, or negative for a zero, where nothing is decoded beforehand.
+template <class Operand>
+__device__ __forceinline__ int element(const Operand& operand, const typename Operand::Line& line, int d, int end) {
+  if (d >= end) return -1;
+  const auto step = operand.step(d);
+  return operand.inside(line, step) ? operand.index(line, step) : -1;
+}
 
 // ---- the three passes -----------------------------------------------------------------------------------------------
 // Y[row][column] = sum of A[row][d] B[column][d] over begin <= d < end. Row `row` of Y begins at output(row) of the
@@ -182,10 +301,13 @@ struct Forward : Epilogue {
   Filters b;
 
   __device__ __forceinline__ explicit Forward(const Conv& g)
-      : Epilogue{g.slope}, rows(g.n * g.p * g.q), columns(g.k), begin(0), end(g.r * g.s * g.c), a{input_patches(g), rows},
-        b{columns, end} {}
+      : Epilogue{g.slope}, rows(g.n * g.p * g.q), columns(g.k), begin(0), end(g.r * g.s * g.c),
+        a{input_patches(g, images_together(g.n, g.p, g.q)), rows}, b{a.patches, columns, g.r, g.s, 0, 0} {}
 
-  __device__ __forceinline__ int output(int row) const { return row * columns; }
+  __device__ __forceinline__ int output(Position at) const {
+    return ((at.image * a.patches.pixels_h + at.row) * a.patches.pixels_w + at.column) * columns;
+  }
+  __device__ __forceinline__ int output(int row) const { return output(a.patches.position(row)); }
 };
 
 // The taps along one axis that reach the input positions of one remainder: position remainder + stride i is read by tap
@@ -219,16 +341,30 @@ struct InputGrad : Epilogue {
       : Epilogue{g.slope}, rows(g.n * v.positions * h.positions), columns(g.c), begin(0), end(v.count * h.count * g.k), height(g.h),
         width(g.w), row_remainder(row_remainder), column_remainder(column_remainder), stride_h(g.stride_h),
         stride_w(g.stride_w),
-        a{Patches(g.p, g.q, g.k, v.positions, h.positions, 1, 1, v.offset, h.offset, v.count, h.count, -1), rows},
+        a{Patches(g.p, g.q, g.k, v.positions, h.positions, 1, 1, v.offset, h.offset, v.count, h.count, -1,
+                  images_together(g.n, v.positions, h.positions)),
+          rows},
         b{a.patches, columns, g.r, g.s, v.first, h.first, g.stride_h, g.stride_w} {}
 
-  __device__ __forceinline__ int output(int row) const {
-    const Patches& of = a.patches;
-    const int n = of.by_image.quotient(row), rest = row - n * of.pixels_h * of.pixels_w;
-    const int i = of.by_pixel_row.quotient(rest), j = rest - i * of.pixels_w;
-    return ((n * height + i * stride_h + row_remainder) * width + j * stride_w + column_remainder) * columns;
+  __device__ __forceinline__ int output(Position at) const {
+    return ((at.image * height + at.row * stride_h + row_remainder) * width + at.column * stride_w + column_remainder) *
+           columns;
   }
+  __device__ __forceinline__ int output(int row) const { return output(a.patches.position(row)); }
 };
+
+// A pass for `count` rows from `first` on alone: without the taps that only read padding there. In small images those
+// are many: of the 5 x 5 taps of 8 x 8 outputs, stride 2, one in seven.
+template <class Pass>
+__device__ __forceinline__ Pass without_padding(Pass pass, int first, int count) {
+  const Patches& of = pass.a.patches;
+  if (of.together > 1) {
+    const Tap left_out = pass.a.patches.leave_out_padding(first, min(first + count, pass.rows) - 1);
+    pass.b.leave_out(left_out, of);
+    pass.end = of.taps_h * of.taps_w * of.channels;
+  }
+  return pass;
+}
 
 // The depth is N P Q, often a thousand times the rows. So it is cut into slices ("split-K"), each summed by blocks of
 // its own.
@@ -242,7 +378,7 @@ struct WeightGrad {
 
   __device__ __forceinline__ WeightGrad(const Conv& g, int slice, int slice_depth)
       : rows(g.k), columns(g.r * g.s * g.c), begin(slice * slice_depth), end(min(g.n * g.p * g.q, begin + slice_depth)),
-        origin(0), pitch(columns), a{rows}, b{input_patches(g), columns} {}
+        origin(0), pitch(columns), a{rows}, b{input_patches(g, 1), columns} {}
 
   __device__ __forceinline__ int output(int row) const { return origin + row * pitch; }
 
@@ -258,3 +394,6 @@ struct WeightGrad {
     return sum;
   }
 };
+
+// Its depth are the pixels, those of all images: no tap is left out.
+__device__ __forceinline__ const WeightGrad& without_padding(const WeightGrad& pass, int, int) { return pass; }

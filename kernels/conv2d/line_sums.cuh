@@ -45,9 +45,9 @@ struct LineSums<WeightGrad> {
 
   // Whether this thread's line of B is one of the taps that are summed.
   static __device__ __forceinline__ bool meets_a_pixel_once(const TapsByPixels& b) {
-    const Tap tap = b.line(blockIdx.y * BN + threadIdx.x % BN);
-    return tap.h + b.patches.first_h >= 0 && tap.h + b.patches.first_h < b.patches.step_h &&
-           tap.w + b.patches.first_w >= 0 && tap.w + b.patches.first_w < b.patches.step_w;
+    const TapsByPixels::Line tap = b.line(blockIdx.y * BN + threadIdx.x % BN);
+    return tap.row + b.patches.first_h >= 0 && tap.row + b.patches.first_h < b.patches.step_h &&
+           tap.column + b.patches.first_w >= 0 && tap.column + b.patches.first_w < b.patches.step_w;
   }
 
   // The next tile of each operand, as functions of (line, step).

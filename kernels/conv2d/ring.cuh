@@ -14,15 +14,18 @@ struct Copier {
   static_assert(BYTES == 4 || BYTES == 8 || BYTES == 16, "what cp.async copies");
   Loader<Operand, LINES, DEPTH, VECTOR, THREADS> loader;
 
-  __device__ __forceinline__ Copier(const Operand& operand, int first_line) : loader(operand, first_line) {}
+  __device__ __forceinline__ Copier(const Operand& operand, int first_line, int begin)
+      : loader(operand, first_line, begin) {}
 
-  __device__ __forceinline__ void copy(T* tile, const T* from, int d, int end) const {
-    loader.each(d, end, [&](int, Place at, int index) {
-      T* const to = tile + Tile::at(at.line, at.step);
-      const T* const source = from + max(index, 0);  // any valid address where zeros are written
-      if (BYTES == 16) cp_async16(to, source, index >= 0);
-      else if (BYTES == 8) cp_async8(to, source, index >= 0);
-      else cp_async4(to, source, index >= 0);
+  // The next tile along the depth, of which `left` steps are before the end.
+  __device__ __forceinline__ void copy(T* tile, const T* from, int left) {
+    T* const first = tile + Tile::at(loader.first.line, loader.first.step);
+    loader.next(left, [&](int i, int index, bool inside) {
+      const Place below = loader.below(i);
+      T* const to = first + Tile::at(below.line, below.step);
+      if (BYTES == 16) cp_async16(to, from + index, inside);
+      else if (BYTES == 8) cp_async8(to, from + index, inside);
+      else cp_async4(to, from + index, inside);
     });
   }
 };
@@ -30,24 +33,26 @@ struct Copier {
 // Calls use(tile of A, tile of B) for all tiles along the depth, in order, while the copies of the next SLOTS - 1 tiles
 // are under way. Tile i lies in slot i % SLOTS.
 template <int SLOTS, int DEPTH, class CopierA, class CopierB, class Use, class T>
-__device__ __forceinline__ void for_each_tile(T* ring, const CopierA& copier_a, const CopierB& copier_b, const T* a,
-                                              const T* b, int begin, int end, Use use) {
+__device__ __forceinline__ void for_each_tile(T* ring, CopierA& copier_a, CopierB& copier_b, const T* a, const T* b,
+                                              int begin, int end, Use use) {
   constexpr int A_SIZE = CopierA::Tile::SIZE, SLOT_SIZE = A_SIZE + CopierB::Tile::SIZE;
   const int tiles = end > begin ? ceil_div(end - begin, DEPTH) : 0;
-  auto copy = [&](int tile) {
-    T* const slot = ring + tile % SLOTS * SLOT_SIZE;
+  auto copy = [&](int tile, int slot) {
     if (tile < tiles) {
-      copier_a.copy(slot, a, begin + tile * DEPTH, end);
-      copier_b.copy(slot + A_SIZE, b, begin + tile * DEPTH, end);
+      const int left = end - begin - tile * DEPTH;
+      copier_a.copy(ring + slot * SLOT_SIZE, a, left);
+      copier_b.copy(ring + slot * SLOT_SIZE + A_SIZE, b, left);
     }
     cp_async_commit();  // an empty group behind the end, so that the count of groups stays that of tiles
   };
-  for (int tile = 0; tile < SLOTS - 1; tile++) copy(tile);
-  for (int tile = 0; tile < tiles; tile++) {
+  for (int tile = 0; tile < SLOTS - 1; tile++) copy(tile, tile);
+  for (int tile = 0, slot = 0, free = SLOTS - 1; tile < tiles; tile++) {
     cp_async_wait<SLOTS - 2>();  // this thread's copies of `tile` have landed
     __syncthreads();              // so have the others', and all are done with tile - 1, whose slot is free now
-    copy(tile + SLOTS - 1);
-    const T* const slot = ring + tile % SLOTS * SLOT_SIZE;
-    use(slot, slot + A_SIZE);
+    copy(tile + SLOTS - 1, free);
+    const T* const tiles_of_both = ring + slot * SLOT_SIZE;
+    use(tiles_of_both, tiles_of_both + A_SIZE);
+    free = slot;
+    slot = slot + 1 < SLOTS ? slot + 1 : 0;
   }
 }

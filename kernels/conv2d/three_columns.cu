@@ -50,7 +50,7 @@ __device__ __forceinline__ void product(const Pass& pass, const float* a, const 
     for (int i = threadIdx.x; i < taps * COLUMNS * CHANNELS; i += THREADS) {
       const int c = c0 + i % CHANNELS, column = i / CHANNELS % COLUMNS, tap = i / CHANNELS / COLUMNS;
       const int d = c < of.channels ? tap * of.channels + c : pass.end;
-      const int index = pass.b.at(pass.b.line(column), pass.b.step(d, pass.end));
+      const int index = element(pass.b, pass.b.line(column), d, pass.end);
       filters[i] = index < 0 ? 0 : b[index];
     }
     __syncthreads();  // the tiles are complete
@@ -83,7 +83,7 @@ __device__ __forceinline__ void product(const Pass& pass, const float* a, const 
   for (int i = 0; i < ROWS; i++) {
     const int row = row0 + first_row + i, column = column0 + lane;
     if (row >= of.pixels_h || column >= of.pixels_w) continue;
-    const int begin = pass.output((n * of.pixels_h + row) * of.pixels_w + column);
+    const int begin = pass.output(Position{n, row, column});
 #pragma unroll
     for (int k = 0; k < COLUMNS; k++)
       if (k < pass.columns) y[begin + k] = pass.finish(sums[i][k], bias, k);

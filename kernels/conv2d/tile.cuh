@@ -15,34 +15,48 @@ __device__ __forceinline__ Place place(bool along_depth, int v) {
   return {v % (LINES / VECTOR) * VECTOR, v / (LINES / VECTOR)};
 }
 
-// One thread's share of the loads of an operand's tiles. The lines stay the same for all tiles along the depth, so they
-// are decoded once.
+// One thread's share of the loads of an operand's tiles, in order along the depth. Its vectors lie below each other in
+// memory, ROWS rows apart, so they share their step (along_depth) or their line. Lines stay, and are decoded once; steps
+// advance.
 template <class Operand, int LINES, int DEPTH, int VECTOR, int THREADS>
 struct Loader {
   static constexpr int COUNT = LINES * DEPTH / VECTOR / THREADS;  // vectors a thread loads
+  static constexpr bool along_depth = Operand::along_depth;
+  static constexpr int ROWS = THREADS / ((along_depth ? DEPTH : LINES) / VECTOR);
   static_assert(COUNT * VECTOR * THREADS == LINES * DEPTH, "all threads load equally many vectors");
+  static_assert(ROWS * (along_depth ? DEPTH : LINES) == THREADS * VECTOR, "and together whole rows");
   const Operand& operand;
-  typename Operand::Line lines[COUNT];
+  const Place first;  // where the first vector lies in each tile
+  typename Operand::Line lines[along_depth ? COUNT : 1];
+  typename Operand::Step steps[along_depth ? 1 : COUNT], tile;  // tile: as far as from one tile to the next
 
-  __device__ __forceinline__ Loader(const Operand& operand, int first_line) : operand(operand) {
-#pragma unroll
-    for (int i = 0; i < COUNT; i++) lines[i] = operand.line(first_line + place_of(i).line);
-  }
-
-  // The place in the tile of this thread's vector number i.
-  static __device__ __forceinline__ Place place_of(int i) {
-    return place<LINES, DEPTH, VECTOR>(Operand::along_depth, threadIdx.x + i * THREADS);
-  }
-
-  // Calls use(i, place in the tile, index in the array or negative for zeros) for each vector of the tile at depth d.
-  // VECTOR divides the channels, so that a vector is inside of an image, or outside, as a whole.
-  template <class Use>
-  __device__ __forceinline__ void each(int d, int end, Use use) const {
+  __device__ __forceinline__ Loader(const Operand& operand, int first_line, int begin)
+      : operand(operand), first(place<LINES, DEPTH, VECTOR>(along_depth, threadIdx.x)), tile(operand.step(DEPTH)) {
 #pragma unroll
     for (int i = 0; i < COUNT; i++) {
-      const Place at = place_of(i);
-      use(i, at, operand.at(lines[i], operand.step(d + at.step, end)));
+      if (along_depth || i == 0) lines[i] = operand.line(first_line + first.line + i * ROWS);
+      if (!along_depth || i == 0) steps[i] = operand.step(begin + first.step + i * ROWS);
     }
+  }
+
+  // Where this thread's vector number i lies, relative to the first one.
+  static constexpr __device__ __forceinline__ Place below(int i) {
+    return along_depth ? Place{i * ROWS, 0} : Place{0, i * ROWS};
+  }
+
+  // Calls use(i, index in the array, whether it is inside or zeros) for each vector of the next tile, of which `left`
+  // steps are before the end of the depth. VECTOR divides the channels, so that a vector is inside of an image, or
+  // outside, as a whole.
+  template <class Use>
+  __device__ __forceinline__ void next(int left, Use use) {
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) {
+      const auto& line = lines[along_depth ? i : 0];
+      const auto& step = steps[along_depth ? 0 : i];
+      use(i, operand.index(line, step), first.step + below(i).step < left && operand.inside(line, step));
+    }
+#pragma unroll
+    for (auto& step : steps) operand.advance(step, tile);
   }
 };
 

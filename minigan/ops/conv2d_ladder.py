@@ -95,7 +95,7 @@ def _half_tile(half: str, bm: int, bn: int, stages: int, threads: int, *vectors:
 
 def _half_rung(half: str) -> Rung:
     every = ((8, 8), (8, 4), (4, 8), (4, 4))
-    tiles = _half_tile(half, 64, 64, 3, 128, *every), _half_tile(half, 128, 128, 4, 256, (8, 8))
+    tiles = _half_tile(half, 64, 64, 3, 128, *every), _half_tile(half, 128, 128, 4, 128, (8, 8))
     return Rung("7_tensor_cores_16_bits.cu", tiles, architecture=80, precision=half)
 
 
@@ -137,7 +137,7 @@ RUNGS: dict[int, Rung] = {
     ),
     6: Rung(
         "6_tensor_cores_tf32.cu",
-        (_ring_tile(64, 64, 3, 128, *_ALL_VECTORS), _ring_tile(128, 128, 4, 256, (4, 4))),
+        (_ring_tile(64, 64, 3, 128, *_ALL_VECTORS), _ring_tile(128, 128, 4, 128, (4, 4))),
         architecture=80,
         precision="tf32",
         sums=True,

@@ -129,50 +129,106 @@ MUTATIONS = [
     ),
     Mutation("class: last tap lost", GEOMETRY, "ceil_div(taps - first, stride)", "(taps - first) / stride"),
     Mutation("class: last pixel lost", GEOMETRY, "ceil_div(size - remainder, stride)", "(size - remainder) / stride"),
-    Mutation("class: remainders swapped", GEOMETRY, "i * stride_h + row_remainder", "i * stride_h + column_remainder"),
+    Mutation(
+        "class: remainders swapped",
+        GEOMETRY,
+        "at.row * stride_h + row_remainder",
+        "at.row * stride_h + column_remainder",
+    ),
     Mutation(
         "class: columns by rows",
         GEOMETRY,
         "number / g.stride_w, number % g.stride_w,",
         "number % g.stride_h, number / g.stride_h,",
     ),
-    Mutation("class: filter taps backwards", GEOMETRY, "first_r - tap.h * stride_h", "first_r + tap.h * stride_h"),
-    Mutation("class: patches forwards", GEOMETRY, "v.count, h.count, -1)", "v.count, h.count, 1)"),
+    Mutation(
+        "class: filter taps backwards", GEOMETRY, "first_r + step.row * stride_h", "first_r - step.row * stride_h"
+    ),
+    Mutation("class: patches forwards", GEOMETRY, "v.count, h.count, -1,", "v.count, h.count, 1,"),
     Mutation("slice: wrong begin", GEOMETRY, "begin(slice * slice_depth)", "begin(slice * (slice_depth - 1))"),
     Mutation("slice: no end", GEOMETRY, "min(g.n * g.p * g.q, begin + slice_depth)", "g.n * g.p * g.q"),
     Mutation("slice: beyond the pixels", GEOMETRY, "min(g.n * g.p * g.q, begin + slice_depth)", "begin + slice_depth"),
     Mutation(
-        "patch: no lower bound", GEOMETRY, "static_cast<unsigned>(h) < static_cast<unsigned>(height)", "h < height"
+        "patch: no lower bound",
+        GEOMETRY,
+        "static_cast<unsigned>(h + direction * row) < static_cast<unsigned>(height)",
+        "h + direction * row < height",
     ),
     Mutation(
         "patch: one column too many",
         GEOMETRY,
-        "(w) < static_cast<unsigned>(width)",
-        "(w) <= static_cast<unsigned>(width)",
+        "(w + direction * column) < static_cast<unsigned>(width)",
+        "(w + direction * column) <= static_cast<unsigned>(width)",
+    ),
+    Mutation("patch: a line too many", GEOMETRY, "if (i >= lines) return", "if (i > lines) return"),
+    Mutation(
+        "patch: tap transposed", GEOMETRY, "return {row, column, rest - column", "return {column, row, rest - column"
     ),
     Mutation(
-        "patch: a pixel too many",
-        GEOMETRY,
-        "if (i >= end) return {0, NOWHERE, NOWHERE};",
-        "if (i > end) return {0, NOWHERE, NOWHERE};",
+        "patch: index of a tap forwards", GEOMETRY, "return direction * (tap.row * width", "return (tap.row * width"
     ),
     Mutation(
-        "patch: a tap too many",
+        "padding: a first tap too many left out", GEOMETRY, "direction > 0 ? -highest :", "direction > 0 ? -lowest :"
+    ),
+    Mutation("padding: a last tap too many left out", GEOMETRY, "? size - lowest :", "? size - highest :"),
+    Mutation("padding: backwards, a first tap too many", GEOMETRY, ": lowest - size + 1", ": highest - size + 1"),
+    Mutation("padding: backwards, a last tap too many", GEOMETRY, ": highest + 1)", ": lowest + 1)"),
+    Mutation("padding: columns of one pixel for many", GEOMETRY, "one_row = first.h == last.h", "one_row = true"),
+    Mutation("padding: patches begin where they did", GEOMETRY, "first_w += direction * columns.begin,", ""),
+    Mutation(
+        "padding: patches begin too late", GEOMETRY, "first_h += direction * rows.begin,", "first_h += rows.begin,"
+    ),
+    Mutation("padding: taps decoded as before", GEOMETRY, "    by_tap_row = Divider(taps_w * channels);\n", ""),
+    Mutation("padding: filters begin where they did", GEOMETRY, "first_r += taps.row, first_s", "first_s"),
+    Mutation(
+        "padding: filters of a class by 1", GEOMETRY, "first_s += taps.column * stride_w", "first_s += taps.column"
+    ),
+    Mutation("padding: the depth as before", GEOMETRY, "    pass.end = of.taps_h * of.taps_w * of.channels;\n", ""),
+    Mutation(
+        "padding: image by image",
         GEOMETRY,
-        "if (i >= end) return {NOWHERE, NOWHERE, 0};",
-        "if (i > end) return {NOWHERE, NOWHERE, 0};",
+        "if (of.together > 1) {",
+        "if (pass.rows > 1) {",
+    ),
+    Mutation("padding: of the last tile alone", GEOMETRY, "first + count, pass.rows) - 1", "first + 1, pass.rows) - 1"),
+    Mutation(
+        "together: image of position 0", GEOMETRY, "group * together + rest - place * together", "group * together"
     ),
     Mutation(
-        "patch: tap transposed",
-        GEOMETRY,
-        "{direction * row, direction * column,",
-        "{direction * column, direction * row,",
+        "together: groups of one", GEOMETRY, "by_group(pixels_h * pixels_w * together)", "by_group(pixels_h * pixels_w)"
     ),
+    Mutation(
+        "filters: no next row of taps", GEOMETRY, "step.place -= row_length(), step.index +=", "step.index += 0 *"
+    ),
+    Mutation(
+        "filters: next row where columns are left out",
+        GEOMETRY,
+        "step.index += s * patches.channels - row_length();",
+        "step.index += 0;",
+    ),
+    Mutation("advance: channels without a carry", GEOMETRY, "tap.channel -= channels, tap.column++;", "tap.column++;"),
+    Mutation(
+        "advance: no next column of taps",
+        GEOMETRY,
+        "tap.channel -= channels, tap.column++;",
+        "tap.channel -= channels;",
+    ),
+    Mutation("advance: a column of taps too late", GEOMETRY, "tap.column >= taps_w", "tap.column > taps_w"),
+    Mutation("advance: no rows of taps", GEOMETRY, ", tap.row += by.row;", ";"),
+    Mutation("advance: no next row of pixels", GEOMETRY, "step_w * pixels_w, pixel.h += step_h;", "step_w * pixels_w;"),
+    Mutation(
+        "advance: padding added again",
+        GEOMETRY,
+        "pixel.h += by.h - first_h, pixel.image",
+        "pixel.h += by.h, pixel.image",
+    ),
+    Mutation("advance: a row of pixels too late", GEOMETRY, "if (pixel.h >= first_h", "if (pixel.h > first_h"),
+    Mutation("advance: always the same image", GEOMETRY, "pixel.image += height * width;", "pixel.image += 0;"),
     Mutation("patch: top and left swapped", GEOMETRY, "-g.top, -g.left", "-g.left, -g.top"),
-    Mutation("patch: strides swapped", GEOMETRY, "first_h + step_h * row", "first_h + step_w * row"),
+    Mutation("patch: strides swapped", GEOMETRY, "first_h + step_h * at.row", "first_h + step_w * at.row"),
     Mutation("division: multiplier rounded down", GEOMETRY, "+ divisor - 1) / divisor", ") / divisor"),
     Mutation("division: shift off by one", GEOMETRY, "31 - __clz", "30 - __clz"),
-    Mutation("filters: a step too many", GEOMETRY, "return d < end ? d : -1;", "return d <= end ? d : -1;"),
+    Mutation("element: a step too many", GEOMETRY, "if (d >= end) return -1;", "if (d > end) return -1;"),
     # -- slices, passes
     Mutation("im2col: last slice lost", IM2COL, "slice < slices;", "slice < slices - 1;"),
     Mutation("im2col: first slice twice", IM2COL, "slice = 1;", "slice = 0;"),
@@ -234,21 +290,28 @@ MUTATIONS = [
     Mutation("passes: slices are not added up", PASSES, "partial ? partial : gw", "gw"),
     # -- tile
     Mutation("tile: vectors overlap", TILE, "v % (LINES / VECTOR) * VECTOR", "v % (LINES / VECTOR)"),
-    Mutation(
-        "tile: lines of other vectors",
-        TILE,
-        "first_line + place_of(i).line",
-        "first_line + place_of(COUNT - 1 - i).line",
-    ),
+    Mutation("tile: lines of other vectors", TILE, "first.line + i * ROWS);", "first.line + (COUNT - 1 - i) * ROWS);"),
+    Mutation("tile: all vectors at one step", TILE, "begin + first.step + i * ROWS", "begin + first.step"),
+    Mutation("tile: a step too many", TILE, "first.step + below(i).step < left", "first.step + below(i).step <= left"),
+    Mutation("tile: the end of the first vector", TILE, "first.step + below(i).step < left", "first.step < left"),
+    Mutation("tile: steps do not advance", TILE, "operand.advance(step, tile);", ""),
     Mutation("tile: rows one on another", TILE, "step * PITCH + line", "step * (LINES - 4) + line"),
     # -- 4: register tiles
     Mutation("registers: no first barrier", REGISTERS, FIRST_BARRIER, ""),
     Mutation("registers: no second barrier", REGISTERS, SECOND_BARRIER, ""),
     Mutation(
-        "registers: the same tile again", REGISTERS, "a_stage.load(a, d + BK, pass.end)", "a_stage.load(a, d, pass.end)"
+        "registers: a tile left out",
+        REGISTERS,
+        "  a_stage.load(a, pass.end - pass.begin);\n",
+        "  a_stage.loader.next(0, [](int, int, bool) {});\n  a_stage.load(a, pass.end - pass.begin);\n",
     ),
-    Mutation("registers: no zeros", REGISTERS, "index < 0 ? 0 : from[index]", "from[max(index, 0)]"),
-    Mutation("registers: no vector of zeros", REGISTERS, "index < 0 ? make_float4(0, 0, 0, 0) : *", "*"),
+    Mutation("registers: no zeros", REGISTERS, "inside ? from[index] : 0", "from[inside ? index : 0]"),
+    Mutation(
+        "registers: no vector of zeros",
+        REGISTERS,
+        "inside ? *reinterpret_cast<const float4*>(from + index) : make_float4(0, 0, 0, 0)",
+        "*reinterpret_cast<const float4*>(from + (inside ? index : 0))",
+    ),
     Mutation("registers: not transposed", REGISTERS, "tile[at.step + e][at.line] =", "tile[at.step][at.line + e] ="),
     Mutation("registers: groups of four overlap", REGISTERS, "i / 4 * 4 * threads", "i / 4 * 2 * threads"),
     Mutation(
@@ -258,22 +321,32 @@ MUTATIONS = [
     # -- ring
     Mutation("ring: waits for one group too few", RING, "cp_async_wait<SLOTS - 2>", "cp_async_wait<SLOTS - 1>"),
     Mutation("ring: no barrier", RING, "    __syncthreads();              // so have", "    // so have"),
-    Mutation(
-        "ring: wrong slot copied to",
-        RING,
-        "ring + tile % SLOTS * SLOT_SIZE;\n    if",
-        "ring + (tile + 1) % SLOTS * SLOT_SIZE;\n    if",
-    ),
-    Mutation("ring: slot still in use", RING, "copy(tile + SLOTS - 1);", "copy(tile + SLOTS);"),
+    Mutation("ring: wrong slot copied to", RING, "    free = slot;\n", ""),
+    Mutation("ring: a slot too many", RING, "slot + 1 < SLOTS ? slot + 1 : 0", "slot + 1 <= SLOTS ? slot + 1 : 0"),
+    Mutation("ring: slot still in use", RING, "copy(tile + SLOTS - 1, free);", "copy(tile + SLOTS - 1, slot);"),
+    Mutation("ring: a tile left out at the end", RING, "copy(tile + SLOTS - 1, free);", "copy(tile + SLOTS, free);"),
     Mutation("ring: a tile too few ahead", RING, "tile < SLOTS - 1; tile++", "tile < SLOTS - 2; tile++"),
     Mutation(
         "ring: no empty groups at the end", RING, "    cp_async_commit();", "    if (tile < tiles) cp_async_commit();"
     ),
     Mutation("ring: no commit", RING, "    cp_async_commit();", "    //"),
-    Mutation("ring: no zeros", RING, "cp_async4(to, source, index >= 0)", "cp_async4(to, source, true)"),
-    Mutation("ring: no vector of zeros", RING, "cp_async16(to, source, index >= 0)", "cp_async16(to, source, true)"),
     Mutation(
-        "ring: no short vector of zeros", RING, "cp_async8(to, source, index >= 0)", "cp_async8(to, source, true)"
+        "ring: no zeros",
+        RING,
+        "cp_async4(to, from + index, inside)",
+        "cp_async4(to, from + (inside ? index : 0), true)",
+    ),
+    Mutation(
+        "ring: no vector of zeros",
+        RING,
+        "cp_async16(to, from + index, inside)",
+        "cp_async16(to, from + (inside ? index : 0), true)",
+    ),
+    Mutation(
+        "ring: no short vector of zeros",
+        RING,
+        "cp_async8(to, from + index, inside)",
+        "cp_async8(to, from + (inside ? index : 0), true)",
     ),
     Mutation("ring: last tile lost", RING, "ceil_div(end - begin, DEPTH)", "(end - begin) / DEPTH"),
     # -- 5: asynchronous copies
@@ -288,36 +361,49 @@ MUTATIONS = [
     Mutation("copies: rows unguarded", COPIES, "if (row >= pass.rows) continue;", ""),
     # -- 6: tensor cores
     Mutation(
-        "tensor: A truncated, not rounded",
+        "tensor: truncated, not rounded", TENSOR, "__float_as_uint(x + power_of_two * 0x1p-11f)", "__float_as_uint(x)"
+    ),
+    Mutation("tensor: a whole unit added", TENSOR, "power_of_two * 0x1p-11f", "power_of_two * 0x1p-10f"),
+    Mutation("tensor: rounded upwards", TENSOR, "& 0xff800000", "& 0x7f800000"),
+    Mutation(
+        "tensor: a NaN overflows",
         TENSOR,
-        "fragments[i][e] = to_tf32(__uint_as_float(fragments[i][e]))",
-        "fragments[i][e] &= 0xffffe000",
+        "__float_as_uint(x + power_of_two * 0x1p-11f)",
+        "__float_as_uint(x) + 0x1000 + 0 * __float_as_uint(power_of_two)",
     ),
     Mutation(
-        "tensor: B not rounded",
+        "tensor: infinity becomes NaN",
         TENSOR,
-        "fragments[j][e] = to_tf32(__uint_as_float(fragments[j][e]))",
-        "fragments[j][e] += 0",
+        "x + power_of_two * 0x1p-11f",
+        "x + (power_of_two * 0x1.002p0f - power_of_two)",
     ),
     Mutation(
         "tensor: matrices swapped in ldmatrix",
         TENSOR,
-        "line + lane % 16, step + lane / 16 * 4",
-        "line + lane / 16 * 8 + lane % 8, step + lane / 8 % 2 * 4",
+        "line + lane / 16 * 8 + lane % 8, lane / 8 % 2 * 4",
+        "line + lane % 16, lane / 16 * 4",
     ),
+    Mutation("tensor: groups swapped in ldmatrix", TENSOR, "values[i + 1][1] = both[3]", "values[i + 1][1] = both[2]"),
     Mutation(
         "tensor: fragment of A transposed",
         TENSOR,
-        "line + g + e % 2 * 8, step + q + e / 2 * 4",
-        "line + g + e / 2 * 8, step + q + e % 2 * 4",
+        "{upper[0], lower[0], upper[1], lower[1]}",
+        "{upper[0], upper[1], lower[0], lower[1]}",
     ),
-    Mutation("tensor: wrong steps of B", TENSOR, "step + q + e * 4", "step + q + e * 2"),
+    Mutation("tensor: the same steps twice", TENSOR, "step + half * 4", "step"),
+    Mutation("tensor: groups of four overlap", TENSOR, "group / 4 * 32 + g * 4", "group / 4 * 16 + g * 4"),
+    Mutation(
+        "tensor: lines beside each other",
+        TENSOR,
+        "return along_depth ? group * 8 + g :",
+        "return true ? group * 8 + g :",
+    ),
     Mutation("tensor: halves of C swapped", TENSOR, "half * 2 + e]", "e * 2 + half]"),
     Mutation(
-        "tensor: warps transposed",
+        "tensor: the same part by two warps",
         TENSOR,
-        "warp % 2 * WARP_M, warp_column = warp / 2 * WARP_N",
-        "warp / 2 * WARP_M, warp_column = warp % 2 * WARP_N",
+        "warp_column = warp / WARPS_M * WARP_N",
+        "warp_column = warp % WARPS_M * WARP_N",
     ),
     Mutation("tensor: half of the depth", TENSOR, "step < BK; step += 8", "step < BK / 2; step += 8"),
     # -- 7, 8: tensor cores, 16 bits
@@ -337,27 +423,27 @@ MUTATIONS = [
     Mutation(
         "halves: matrices of A swapped",
         HALVES,
-        "line + lane % 16, step + lane / 16 * 8",
-        "line + lane / 16 * 8 + lane % 8, step + lane / 8 % 2 * 8",
+        "line + lane % 16, lane / 16 * 8",
+        "line + lane / 16 * 8 + lane % 8, lane / 8 % 2 * 8",
     ),
     Mutation(
         "halves: transposed matrices of A swapped",
         HALVES,
-        "line + lane / 8 % 2 * 8, step + lane / 16 * 8 + lane % 8",
-        "line + lane / 16 * 8, step + lane % 16",
+        "line + lane / 8 % 2 * 8, lane / 16 * 8 + lane % 8",
+        "line + lane / 16 * 8, lane % 16",
     ),
     Mutation("halves: A not transposed", HALVES, "ldmatrix_x4_trans(fragments[i]", "ldmatrix_x4(fragments[i]"),
     Mutation(
         "halves: matrices of B swapped",
         HALVES,
-        "line + lane / 16 * 8 + lane % 8, step + lane / 8 % 2 * 8",
-        "line + lane % 16, step + lane / 16 * 8",
+        "line + lane / 16 * 8 + lane % 8, lane / 8 % 2 * 8",
+        "line + lane % 16, lane / 16 * 8",
     ),
     Mutation(
         "halves: transposed matrices of B swapped",
         HALVES,
-        "line + lane / 16 * 8, step + lane % 16",
-        "line + lane / 8 % 2 * 8, step + lane / 16 * 8 + lane % 8",
+        "line + lane / 16 * 8, lane % 16",
+        "line + lane / 8 % 2 * 8, lane / 16 * 8 + lane % 8",
     ),
     Mutation("halves: B not transposed", HALVES, "ldmatrix_x4_trans(both", "ldmatrix_x4(both"),
     Mutation("halves: one block of B twice", HALVES, "fragments[j + 1][0] = both[2]", "fragments[j + 1][0] = both[0]"),
@@ -365,10 +451,10 @@ MUTATIONS = [
     Mutation("halves: halves of C swapped", HALVES, "half * 2 + e]", "e * 2 + half]"),
     Mutation("halves: rows unguarded", HALVES, "if (row >= pass.rows) continue;", ""),
     Mutation(
-        "halves: warps transposed",
+        "halves: the same part by two warps",
         HALVES,
-        "warp % 2 * WARP_M, warp_column = warp / 2 * WARP_N",
-        "warp / 2 * WARP_M, warp_column = warp % 2 * WARP_N",
+        "warp_column = warp / WARPS_M * WARP_N",
+        "warp_column = warp % WARPS_M * WARP_N",
     ),
     Mutation(
         "halves: padding written to y", PASSES_16, "pass.columns = channels;\n  product(pass, x", "product(pass, x"
@@ -508,8 +594,8 @@ MUTATIONS = [
     Mutation(
         "warpgroups: packed beyond the depth",
         WARPGROUPS,
-        "dense.step(depth, pass.end))",
-        "dense.step(depth, depth + 1))",
+        "depth, pass.end);",
+        "depth, depth + 1);",
     ),
     Mutation(
         "warpgroups: one thread too many packs",
@@ -573,8 +659,8 @@ MUTATIONS = [
     Mutation(
         "warpgroups tf32: packed beyond the depth",
         WARPGROUPS_TF32,
-        "dense.step(depth + step, pass.end)",
-        "dense.step(depth + step, depth + BK)",
+        "depth + step, pass.end);",
+        "depth + step, depth + step + 1);",
     ),
     Mutation(
         "warpgroups tf32: packed without zeros",
@@ -738,6 +824,9 @@ def check(files: set[str]) -> None:
             for g in ladder.of_three_columns(name):
                 if g.h * g.w * g.c * g.k < 100_000:
                     check_one(ladder.PASSES[name], g, ladder.THREE_COLUMNS, None)
+    if TENSOR in files:
+        for tile in (0, 1):
+            ladder.test_what_is_rounded_to_tf32(tile)
     rungs = {rung for file in files for rung in CONCERNED[file]}
     for rung, tile in ladder.EVERY_TILE:
         if rung not in rungs:
@@ -771,6 +860,8 @@ def check_one(what: ladder.Pass, g: ladder.Geometry, rung: int, tile: int | None
     for other in results[1:]:
         np.testing.assert_array_equal(results[0], other)
     ladder.check_nan_stays(what, g, rung, tile)
+    # What is beside the operands is not even read: there, the process dies.
+    ladder.run(what, g, [ladder.fenced(a) for a in arrays], **ladder.forced(rung, tile))
 
 
 def check_slices(rung: int, tile: int | None) -> None:

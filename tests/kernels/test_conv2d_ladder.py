@@ -19,7 +19,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from leaf_checks import check_counters
+from leaf_checks import check_counters, fenced
 from minigan.kernels import KernelError, load
 from minigan.kernels.emulator import options
 
@@ -214,6 +214,10 @@ SIZES = [
     problem((2, 7, 8, 20), (68, 3, 3, 20), 1, 1),
     problem((1, 5, 6, 132), (36, 2, 2, 132), 1, "valid"),
     problem((2, 3, 111, 4), (8, 3, 3, 4), 1, "same"),  # deep enough for slices on every rung
+    problem(
+        (70, 3, 3, 4), (8, 3, 3, 4), 1, "same"
+    ),  # so many small images that whole tiles read padding with some taps
+    problem((40, 4, 4, 8), (12, 5, 5, 8), 2, "same"),
     problem((3, 7, 8, 2), (3, 3, 2, 2), (3, 1), ((2, 0), (1, 3))),  # asymmetric in every way
     problem((2, 9, 7, 12), (4, 2, 1, 12), (3, 2), (1, 0)),  # kernel smaller than the stride: classes without taps
     problem((1, 2, 2, 4), (4, 5, 5, 4), 3, "same"),  # image smaller than the stride: classes without pixels
@@ -370,6 +374,39 @@ def test_a_nan_stays_where_it_belongs(rung, tile, name):
             check_nan_stays(PASSES[name], g, rung, tile)
 
 
+@pytest.mark.parametrize("name", ["forward", "input_grad"])
+@pytest.mark.parametrize("rung", [5, 6, 7, 8])
+def test_taps_that_only_read_padding_are_left_out(rung, name):
+    """A NaN in such a tap shows whether it is multiplied. 64 images: a tile of 64 rows is one pixel of each of them."""
+    for height, width, stride in ((2, 2, 1), (2, 3, 1), (4, 4, 2)):
+        g = problem((64, height, width, 8), (8, 3, 3, 8), stride, ((1, 1), (1, 1)))
+        arrays = random_inputs(PASSES[name], g, bias=False)
+        for r, s in np.ndindex(3, 3):
+            w = arrays[1].copy()
+            w[:, r, s] = np.nan
+            result = run(PASSES[name], g, [arrays[0], w], rung=rung, tile=0)
+            reads = np.zeros((1, height + 2, width + 2, 1), bool)  # the padded input: is this tap inside for an output?
+            reads[:, 1:-1, 1:-1] = True
+            (pixels,) = [p for i, j, p in taps(g, reads) if (i, j) == (r, s)]
+            if name == "input_grad":
+                reads[...] = False
+                (pixels,) = [p for i, j, p in taps(g, reads) if (i, j) == (r, s)]
+                pixels[...] = True
+                pixels = reads[:, 1:-1, 1:-1]
+            np.testing.assert_array_equal(np.isnan(result), np.broadcast_to(pixels, result.shape))
+
+
+@passes
+@rungs
+def test_nothing_is_read_beside_the_operands(rung, name):
+    """There, the process would die."""
+    for g in (SIZES[2], SIZES[4], SIZES[7]):
+        arrays = random_inputs(PASSES[name], g, bias=False)
+        for at_end in (True, False):
+            result = run(PASSES[name], g, [fenced(a, at_end) for a in arrays], rung=rung)
+            assert_right(PASSES[name], g, arrays, result, precision=RUNGS[rung].precision)
+
+
 @passes
 @pytest.mark.parametrize("rung", [1, 2, 3])
 def test_double(rung, name):
@@ -410,6 +447,27 @@ def test_against_unrounded_inputs(rung, name):
     error = np.abs(run(what, g, arrays, rung=rung) - exact) / size
     assert np.all(error <= 5 * unit)
     assert np.sqrt(np.mean(error**2)) > 0.1 * unit  # and it is this precision, not a better one
+
+
+@pytest.mark.parametrize("tile", [0, 1])
+def test_what_is_rounded_to_tf32(tile):
+    """Ties, carries into the next power of two, the largest numbers, infinities, and every kind of NaN: one by one."""
+    bits = [0x3F801000, 0x3F800FFF, 0x3F803000, 0x3FFFF000, 0x3FFFFFFF, 0x00801000, 0x7F7FEFFF, 0x7F7FFFFF, 0x7F800000]
+    bits += [0x7F800001, 0x7FC00000, 0x7FFFE000, 0x7FFFFFFF, 0, 0x3F800001]
+    given = np.array([*bits, *(b | 0x80000000 for b in bits)], np.uint32).view(np.float32)
+    with np.errstate(invalid="ignore", over="ignore"):  # signalling NaNs; the largest number becomes infinity
+        expected = round_to_tf32(given).astype(np.float32)
+    g = problem((1, 1, given.size, 4), (4, 1, 1, 4), 1, 0)
+    x, w, _ = random_inputs(PASSES["forward"], g)
+    x[...], w[...] = 0, 0
+    x[0, 0, :, 0], w[:, 0, 0, 0] = given, 1
+    for what, arrays in (("forward", [x, w]), ("input_grad", [x, w.transpose(3, 1, 2, 0).copy()])):
+        result = run(PASSES[what], g, arrays, rung=6, tile=tile)
+        np.testing.assert_array_equal(result[0, 0, :, 0], expected)
+    # Filters, and both operands of a weight gradient, go through the same function, but other reads.
+    w[...], x[...] = 0, 0
+    w[:, 0, 0, 0], x[..., 0] = given[:4], 1
+    np.testing.assert_array_equal(run(PASSES["forward"], g, [x, w], rung=6, tile=tile)[0, 0, 0], expected[:4])
 
 
 @passes
