@@ -407,8 +407,8 @@ MUTATIONS = [
     ),
     Mutation("tensor: half of the depth", TENSOR, "step < BK; step += 8", "step < BK / 2; step += 8"),
     # -- 7, 8: tensor cores, 16 bits
-    Mutation("halves: bf16 truncated", ROUNDING, "y = to_bf16(x);", "y.bits = __float_as_uint(x) >> 16;"),
-    Mutation("halves: fp16 rounded away", ROUNDING, "y = to_fp16(x);", "y = to_fp16(x * 1.0004f);"),
+    Mutation("halves: bf16 truncated", PTX, "y = to_bf16(x);", "y.bits = __float_as_uint(x) >> 16;"),
+    Mutation("halves: fp16 rounded away", PTX, "y = to_fp16(x);", "y = to_fp16(x * 1.0004f);"),
     Mutation("halves: bf16 taken for fp16", HALVES, "mma_m16n8k16_bf16(c, a, b)", "mma_m16n8k16_fp16(c, a, b)"),
     Mutation("halves: fp16 taken for bf16", HALVES, "mma_m16n8k16_fp16(c, a, b)", "mma_m16n8k16_bf16(c, a, b)"),
     Mutation("halves: no channels of zeros", ROUNDING, "if (channel + e < p.channels) values", "values"),
