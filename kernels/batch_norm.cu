@@ -19,7 +19,7 @@
 // Statistics of a channel are double. `centre` is the mean as REAL, and what it lacks is put into the constant term.
 // VECTOR = 4 wants x, y and gy at multiples of 16 bytes, and channels that are a multiple of 4.
 //
-// HALF is for input_gradient alone.
+// HALF, bf16 or fp16, is for input_gradient alone: what a convolution multiplies by is rounded where it is made.
 //
 // variants: [{"REAL": ["float"], "VECTOR": [1, 4]}, {"REAL": ["double"], "VECTOR": [1]},
 //            {"REAL": ["float"], "VECTOR": [1, 4], "HALF": ["bf16", "fp16"]}]

@@ -3,6 +3,9 @@
 Read it from `tensor.py` on: `ops/`, `functional.py`, `nn.py`, `optim.py`, then `examples/`.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from minigan import functional, init, nn, optim, random
 from minigan.backend import DeviceError, default_device, set_matmul_precision
 from minigan.gradcheck import GradcheckError, gradcheck
@@ -46,3 +49,13 @@ __all__ = [
     "set_matmul_precision",
     "tensor",
 ]
+
+_ABOVE = ("data", "metrics", "models", "training")
+
+if not TYPE_CHECKING:  # to a type checker it would mean that there is every name
+
+    def __getattr__(name: str) -> Any:
+        """`mg.models.build` without a further import: what stands above is loaded when it is first asked for."""
+        if name in _ABOVE:
+            return import_module(f"{__name__}.{name}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -34,13 +34,12 @@ struct LineSums {
 
 template <>
 struct LineSums<WeightGrad> {
-  bool of_gy;
-  int turn, turns;  // of this thread's: the tiles until its next one, and from one to the next; negative: it has none
+  const WeightGrad& pass;
+  int turn;  // the tiles until this thread's next one; negative: it has none
   REAL sum = 0;
 
-  __device__ __forceinline__ explicit LineSums(const WeightGrad& pass)
-      : of_gy(pass.summed == OF_GY), turn(sharer(pass.summed)), turns(sharers(pass.summed)) {
-    if (pass.summed == NOTHING || turn >= turns) turn = -1;
+  __device__ __forceinline__ explicit LineSums(const WeightGrad& pass) : pass(pass), turn(sharer(pass.summed)) {
+    if (pass.summed == NOTHING || turn >= sharers(pass.summed)) turn = -1;
     if (pass.summed == OF_X && !meets_a_pixel_once(pass.b)) turn = -1;
   }
 
@@ -55,8 +54,8 @@ struct LineSums<WeightGrad> {
   template <class A, class B>
   __device__ __forceinline__ void add(A a, B b) {
     if (turn-- != 0) return;
-    turn = turns - 1;
-    if (of_gy) add_own_line<BM>(a);
+    turn = sharers(pass.summed) - 1;
+    if (pass.summed == OF_GY) add_own_line<BM>(a);
     else add_own_line<BN>(b);
   }
 
@@ -64,7 +63,7 @@ struct LineSums<WeightGrad> {
   __device__ __forceinline__ void add_own_line(Tile tile) {
     constexpr int PARTS = THREADS / LINES;
     static_assert(THREADS % LINES == 0 && BK % PARTS == 0, "all threads sum equally many numbers");
-#pragma unroll
+#pragma unroll 2  // more at once would take registers, and warps, from the product
     for (int step = 0; step < BK; step += PARTS) sum += tile(threadIdx.x % LINES, step + threadIdx.x / LINES);
   }
 

@@ -77,6 +77,38 @@ def test_bytes_of_calls_that_are_known() -> None:
         assert call_of(gpu, lambda: mg.tensor(np.ones(3), device="cuda")) == [("upload", "upload", 0, 24)]
 
 
+def test_numbers_are_arguments() -> None:
+    """No array is filled with a number that is an operand or a target: forward, backward, in the gradient of that."""
+    with stand_in.installed(stand_in.Gpu()) as gpu:
+        x = mg.tensor(np.linspace(0.5, 2, 7, dtype=np.float32), requires_grad=True, device="cuda")
+        assert call_of(gpu, lambda: 1 - x) == [("array", "subtract", 28, 28)]
+
+        def twice() -> None:
+            y = F.binary_cross_entropy_with_logits((3 * x - 1) ** 2 / 2, 0.25)
+            (gx,) = mg.grad(y, x, create_graph=True)
+            assert gx is not None
+            F.sum(gx * gx).backward()
+
+        twice()  # makes the counters of blocks, once for all
+        names = [name for _, name, *_ in call_of(gpu, twice)]
+        assert "upload" not in names
+        assert names.count("fill") == 2  # the gradients to begin with
+
+
+def test_gradients_of_a_dense_layer_are_not_copied() -> None:
+    """What arrives at a parameter is what was computed for it."""
+    with stand_in.installed(stand_in.Gpu()) as gpu:
+        x = mg.tensor(np.ones((5, 7), np.float32), device="cuda")
+        layers = nn.Sequential(nn.Linear(7, 3), nn.ReLU(), nn.Linear(3, 1))
+        layers.to("cuda")
+        y, gy = layers(x), mg.tensor(np.ones((5, 1), np.float32), device="cuda")
+        names = [name for _, name, *_ in call_of(gpu, lambda: y.backward(gy))]
+        assert "copy" not in names
+        assert names.count("matmul") == 3
+        assert names.count("sums.cu: column_sums") == 2
+        assert len(call_of(gpu, lambda: layers(x))) == 4  # two products, and to each its bias and activation
+
+
 def test_bytes_of_adam_are_those_of_its_arrays() -> None:
     """They stand in a table: w, g, m, v are read, w, m, v are written."""
     with stand_in.installed(stand_in.Gpu()) as gpu:

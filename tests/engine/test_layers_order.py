@@ -211,3 +211,15 @@ def test_importing_minigan_is_cheap(statement: str) -> None:
     # CuPy may be asked whether there is a GPU, where it is installed, once a device is needed.
     allowed = "['cupy']" if "tensor" in statement else "[]"
     assert (done.stdout.strip() in ("[]", allowed), done.stderr) == (True, ""), done.stdout
+
+
+def test_what_stands_above_is_loaded_when_it_is_asked_for() -> None:
+    code = (
+        "import sys, minigan as mg\n"
+        "above = ['minigan.' + name for name in mg._ABOVE]\n"
+        "print(set(above) & set(sys.modules))\n"
+        "print(mg.models.build.__name__, mg.training.load_generator.__name__, mg.data.decode.__name__)\n"
+        "print(hasattr(mg, 'model'))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert done.stdout.splitlines() == ["set()", "build load_generator decode", "False"], done.stderr

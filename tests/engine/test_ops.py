@@ -32,7 +32,7 @@ EACH_SAMPLE = pytest.mark.parametrize(
 
 
 def tensors(arrays: Any, device: str = "cpu", requires_grad: bool = True) -> list[mg.Tensor]:
-    return [mg.tensor(a, requires_grad=requires_grad, device=device) for a in arrays]
+    return [mg.tensor(a, requires_grad=requires_grad, device=device, copy=False) for a in arrays]
 
 
 def cotangent(y: mg.Tensor) -> np.ndarray:

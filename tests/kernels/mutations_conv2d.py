@@ -254,10 +254,10 @@ MUTATIONS = [
     ),
     Mutation("slices: line sums are not added up", SLICES, "*at = sum_of(at, stride * slice, members);", ""),
     Mutation("slices: line sums of the first slice", SLICES, "line_sums + first * slice", "line_sums"),
-    Mutation("bias: every tile", LINES, "turn = turns - 1;", "turn = 0;"),
-    Mutation("bias: the first tile alone", LINES, "turn = turns - 1;", "turn = -1;"),
+    Mutation("bias: every tile", LINES, "turn = sharers(pass.summed) - 1;", "turn = 0;"),
+    Mutation("bias: the first tile alone", LINES, "turn = sharers(pass.summed) - 1;", "turn = -1;"),
     Mutation("bias: no taps of x", LINES, "!meets_a_pixel_once(pass.b)", "true"),
-    Mutation("bias: lines of A for x", LINES, "of_gy(pass.summed == OF_GY)", "of_gy(true)"),
+    Mutation("bias: lines of A for x", LINES, "if (pass.summed == OF_GY) add", "if (true) add"),
     Mutation("bias: one part for all", LINES, "step + threadIdx.x / LINES", "step"),
     Mutation(
         "bias: waits for too many",
