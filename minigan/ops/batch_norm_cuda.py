@@ -8,7 +8,7 @@ from minigan.backend import Array, address, array_module, contiguous, matmul_pre
 from minigan.block_counters import block_counters
 from minigan.kernel_launch import C_REALS, Macros, launch
 from minigan.ops.conv2d_ladder import HALF_DTYPES
-from minigan.ops.conv2d_launch import Rounded
+from minigan.ops.rounded import Rounded
 
 TILE = 32  # channels of a block
 BLOCKS = 512  # into about so many are large arrays cut, which is 4 for each multiprocessor of a large GPU

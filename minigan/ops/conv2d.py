@@ -13,10 +13,10 @@ import numpy as np
 
 from minigan.backend import Array, dispatch
 from minigan.ops import conv2d_cpu, conv2d_cuda, geometry
-from minigan.ops.conv2d_launch import Copies, Rounded, shared_copies
 from minigan.ops.geometry import Geometry, Padding, Pair
 from minigan.ops.leaky_relu import ScaleNegative
 from minigan.ops.reduce import sum
+from minigan.ops.rounded import Copies, Rounded, shared_copies
 from minigan.tensor import Op, Tensor, is_grad_enabled
 
 Samples = Iterator[tuple[tuple[np.ndarray, ...], dict[str, Any]]]

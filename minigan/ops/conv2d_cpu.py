@@ -11,9 +11,9 @@ import numpy as np
 
 from minigan.backend import Array
 from minigan.ops import conv2d_im2col, conv2d_winograd
-from minigan.ops.conv2d_launch import Copies
 from minigan.ops.geometry import Geometry
 from minigan.ops.leaky_relu import scale_negative
+from minigan.ops.rounded import Copies
 
 
 def _way(g: Geometry, dtype: np.dtype) -> ModuleType:

@@ -25,7 +25,6 @@ from minigan.ops.conv2d_ladder import (
     tiles_of,
 )
 from minigan.ops.conv2d_launch import (
-    Copies,
     Launcher,
     architecture,
     check_array,
@@ -37,6 +36,7 @@ from minigan.ops.conv2d_launch import (
 )
 from minigan.ops.conv2d_tune import Choice
 from minigan.ops.geometry import Geometry
+from minigan.ops.rounded import Copies
 
 # What is summed beside a weight gradient, in the order of line_sums.cuh's numbers from 1 on; how many sums those are.
 SUMMED: dict[str, Callable[[Geometry], int]] = {"gy": lambda g: g.k, "x": lambda g: g.c}

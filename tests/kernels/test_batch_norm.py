@@ -10,7 +10,7 @@ from minigan import backend, nn
 from minigan.ops import batch_norm as leaves
 from minigan.ops import batch_norm_cuda
 from minigan.ops.batch_norm import batch_norm_gradients, normalize, normalize_given
-from minigan.ops.conv2d_launch import Rounded
+from minigan.ops.rounded import Rounded
 
 # Around the 32 channels of a block, its 8 rows of threads (32, where a thread has four channels), and its chunks of 32
 # rows (128).

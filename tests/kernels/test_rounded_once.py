@@ -11,9 +11,10 @@ import minigan as mg
 import minigan.functional as F
 from minigan import backend
 from minigan.ops import conv2d, conv2d_launch
+from minigan.ops import rounded as rounded_module
 from minigan.ops.conv2d_ladder import RUNGS
-from minigan.ops.conv2d_launch import Rounded, shared_copies
 from minigan.ops.geometry import Geometry
+from minigan.ops.rounded import Rounded, shared_copies
 from minigan.tensor import GraphError
 
 HALF_TILES = [(rung, tile) for rung, tile in EVERY_TILE if RUNGS[rung].half]
@@ -46,7 +47,7 @@ def rounded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def separately(monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on each pass rounds for itself."""
-    for module in (conv2d, conv2d_launch):
+    for module in (conv2d, rounded_module):
         monkeypatch.setattr(module, "Rounded", lambda: None)
     monkeypatch.setattr(Rounded, "take", lambda self, array: None)
 
