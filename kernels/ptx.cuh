@@ -72,8 +72,8 @@ __device__ __forceinline__ unsigned pack(Half low, Half high) {
 }
 
 // ---- asynchronous copies, global -> shared. sm_80 -------------------------------------------------------------------
-// Both addresses are multiples of the size. Where `valid` is false, zeros are written and `global` is not read. The
-// data is there after a wait (in the thread that copied) and a barrier (in the others).
+// Both addresses are multiples of the size, always. Where `valid` is false, zeros are written and `global` is not read,
+// so that it may lead anywhere. The data is there after a wait (in the thread that copied) and a barrier (in the others).
 
 __device__ __forceinline__ void cp_async4(void* shared, const void* global, bool valid = true) {
 #ifdef CUDA_EMULATOR

@@ -52,7 +52,8 @@ struct Divider {
   }
 };
 
-// Where the patch of a line lies that is beyond the last one: outside of every image, with every tap.
+// Where a line lies that is beyond the last one, or its patch: outside of every image, with every tap. A multiple of
+// every vector, as an asynchronous copy takes no other address, not even of what it does not read.
 constexpr int NOWHERE = -(1 << 29);
 
 struct Position {
@@ -236,7 +237,7 @@ struct Filters {
     first_r += taps.row, first_s += taps.column, patches = rest;
   }
   __device__ __forceinline__ Line line(int i) const {
-    return i < lines ? ((i * r + first_r) * s + first_s) * patches.channels : -1;
+    return i < lines ? ((i * r + first_r) * s + first_s) * patches.channels : NOWHERE;
   }
   __device__ __forceinline__ int row_length() const { return patches.taps_w * patches.channels; }
   __device__ __forceinline__ Step step(int d) const {
@@ -257,7 +258,7 @@ struct OutputGrads {
   using Step = int;
   static constexpr bool along_depth = false;
   int lines;
-  __device__ __forceinline__ Line line(int i) const { return i < lines ? i : -1; }
+  __device__ __forceinline__ Line line(int i) const { return i < lines ? i : NOWHERE; }
   __device__ __forceinline__ Step step(int d) const { return d * lines; }
   __device__ __forceinline__ void advance(Step& step, Step by) const { step += by; }
   __device__ __forceinline__ bool inside(Line line, Step) const { return line >= 0; }
@@ -274,7 +275,7 @@ struct ClassFilters {
   __device__ __forceinline__ void leave_out(const Tap& taps, const Patches& rest) {
     first_r += taps.row * stride_h, first_s += taps.column * stride_w, patches = rest;
   }
-  __device__ __forceinline__ Line line(int i) const { return i < lines ? i : -1; }
+  __device__ __forceinline__ Line line(int i) const { return i < lines ? i : NOWHERE; }
   __device__ __forceinline__ Step step(int d) const { return patches.tap(d); }
   __device__ __forceinline__ void advance(Step& step, const Step& by) const { patches.advance(step, by); }
   __device__ __forceinline__ bool inside(Line line, const Step&) const { return line >= 0; }

@@ -436,7 +436,7 @@ void wake_all() {
 void copy_async(void* shared, const void* global, unsigned bytes, bool valid) {
   if (reinterpret_cast<uintptr_t>(shared) % bytes)
     fail("cp_async%u: the shared address is no multiple of %u", bytes, bytes);
-  if (valid && reinterpret_cast<uintptr_t>(global) % bytes)
+  if (reinterpret_cast<uintptr_t>(global) % bytes)  // of what is not read, too: the PTX manual makes no exception
     fail("cp_async%u: the global address is no multiple of %u", bytes, bytes);
   if (!in_shared(shared, bytes)) fail("cp_async%u: the destination does not lie in shared memory", bytes);
   if (valid && in_shared(global, bytes)) fail("cp_async%u: the source lies in shared memory", bytes);

@@ -51,6 +51,14 @@ extern "C" __global__ void misaligned_copy(const float* x, float* y) {
   y[0] = s[1];
 }
 
+// Nothing is read, and yet the address has to be a multiple of 16.
+extern "C" __global__ void misaligned_source(const float* x, float* y) {
+  __shared__ __align__(16) float s[4];
+  cp_async16(s, x + 1, false);
+  cp_async_wait_all();
+  y[0] = s[0];
+}
+
 // With begin = 1: copies that nobody waits for. With begin = 0: a wait that finds none.
 extern "C" __global__ void unfinished_copies(const float* x, float* y, int begin) {
   __shared__ float s[64];

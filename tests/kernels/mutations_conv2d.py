@@ -120,6 +120,14 @@ MUTATIONS = [
     Mutation("three: half of the depth", THREE, "c < CHANNELS; c += 4", "c < CHANNELS / 2; c += 4"),
     Mutation("three: rows of a warp overlap", THREE, "threadIdx.x / 32 * ROWS", "threadIdx.x / 32"),
     # -- geometry
+    Mutation("lines: no address for a copy, filters", GEOMETRY, "patches.channels : NOWHERE", "patches.channels : -1"),
+    Mutation("lines: no address for a copy, gy", GEOMETRY, "i < lines ? i : NOWHERE", "i < lines ? i : -1"),
+    Mutation(
+        "lines: no address for a copy, filters of a class",
+        GEOMETRY,
+        "NOWHERE; }\n  __device__ __forceinline__ Step step(int d) const { return patches",
+        "-1; }\n  __device__ __forceinline__ Step step(int d) const { return patches",
+    ),
     Mutation("class: first tap without the padding", GEOMETRY, "first = (remainder + before)", "first = remainder"),
     Mutation(
         "class: offset without the padding",

@@ -338,6 +338,7 @@ def test_bad_asynchronous_copies():
     x, y = np.zeros(8, np.float32), np.zeros(8, np.float32)
     message = fails("misaligned_copy", 1, x, y)
     assert "thread (0, 0, 0): cp_async16: the shared address is no multiple of 16" in message
+    assert "cp_async16: the global address is no multiple of 16" in fails("misaligned_source", 1, x, y)
     assert "the destination does not lie in shared memory" in fails("copy_to_global", 1, x, y)
 
 
