@@ -81,6 +81,24 @@ def parse_ptx(ptx: str) -> dict[str, tuple[int, bool]]:
     return found
 
 
+def behind_fences(ptx: str) -> list[str]:
+    """Instructions between a wgmma.fence and the end of its group that write a register of the group's products.
+
+    The fence orders those before it only. The compiler may move a computation across, where no asm statement stops it.
+    """
+    found = []
+    for group in re.findall(r"wgmma\.fence\.sync\.aligned;(.*?)wgmma\.commit_group", ptx, re.DOTALL):
+        products = re.findall(r"wgmma\.mma_async[^;]*", group)
+        registers = {
+            name for text in products for part in re.findall(r"{[^}]*}", text) for name in part[1:-1].split(", ")
+        }
+        for line in group.splitlines():
+            written = re.match(r"\s*(?:@!?%p\d+ )?(?!wgmma)[a-z][\w.:]*\s+({[^}]*}|%\w+)", line)
+            if written and registers & set(written[1].strip("{}").split(", ")):
+                found.append(line.strip())
+    return found
+
+
 def check_one(source: Source, variant: Variant, arch: str) -> list[Row] | Failure:
     """Compiles one source in one variant for one architecture."""
     # -ftz=true: CuPy adds it to every compilation.
@@ -97,6 +115,10 @@ def check_one(source: Source, variant: Variant, arch: str) -> list[Row] | Failur
     serialized = re.findall(r"wgmma\.mma_async instructions are serialized.*", log)
     if serialized:  # right, but each one then waits for the one before it
         return Failure(source.label, str(variant), arch, "\n".join(serialized))
+    late = behind_fences(ptx)
+    if late:
+        message = f"behind a wgmma.fence, the compiler writes a register of the products: {late[0]}"
+        return Failure(source.label, str(variant), arch, message)
     rows = []
     for name, (registers, shared, stack, spilled) in found.items():
         threads, is_dynamic = entries[name]

@@ -72,8 +72,8 @@ __device__ __forceinline__ unsigned pack(Half low, Half high) {
 }
 
 // ---- asynchronous copies, global -> shared. sm_80 -------------------------------------------------------------------
-// Both addresses are multiples of the size, always. Where `valid` is false, zeros are written and `global` is not read,
-// so that it may lead anywhere. The data is there after a wait (in the thread that copied) and a barrier (in the others).
+// Both addresses are multiples of the size, always. Where `valid` is false, zeros are written, and `global` is not read
+// and may lead anywhere. The data is there after a wait (in the thread that copied) and a barrier (in the others).
 
 __device__ __forceinline__ void cp_async4(void* shared, const void* global, bool valid = true) {
 #ifdef CUDA_EMULATOR
@@ -337,13 +337,35 @@ __device__ __forceinline__ unsigned long long matrix_descriptor(unsigned address
   return encode(address) | encode(lead) << 16 | encode(stride) << 32 | 1ull << 62;
 }
 
-// Before the first product, and wherever threads have touched the accumulators, or an A in registers, since the last one.
-__device__ __forceinline__ void wgmma_fence() {
+// Nothing but a place that the compiler moves no computation and no use of these registers across.
+template <int N>
+__device__ __forceinline__ void settle(float (&d)[N]) {
+#ifndef CUDA_EMULATOR
+#pragma unroll
+  for (int i = 0; i < N; i++) asm volatile("" : "+f"(d[i])::"memory");
+#endif
+}
+
+// Before the first product, and wherever threads have touched the accumulators d since the last one.
+template <int N>
+__device__ __forceinline__ void wgmma_fence(float (&d)[N]) {
+  settle(d);
 #ifdef CUDA_EMULATOR
   emulator::fence_warpgroup();
 #else
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 #endif
+}
+
+// Or where they have written an A in registers.
+template <int N, int STEPS>
+__device__ __forceinline__ void wgmma_fence(float (&d)[N], unsigned (&a)[STEPS][4]) {
+#ifndef CUDA_EMULATOR
+#pragma unroll
+  for (int i = 0; i < STEPS; i++)
+    asm volatile("" : "+r"(a[i][0]), "+r"(a[i][1]), "+r"(a[i][2]), "+r"(a[i][3])::"memory");
+#endif
+  wgmma_fence(d);
 }
 
 // Closes the group of all products since the last commit.
@@ -355,17 +377,15 @@ __device__ __forceinline__ void wgmma_commit() {
 #endif
 }
 
-// Waits until at most `pending` committed groups, the newest ones, are still on their way. d: the accumulators, so that
-// the compiler moves no use of them above the wait.
+// Waits until at most `pending` committed groups, the newest ones, are still on their way. d: the accumulators.
 template <int pending, int N>
 __device__ __forceinline__ void wgmma_wait(float (&d)[N]) {
 #ifdef CUDA_EMULATOR
   emulator::wait_for_products(pending);
 #else
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(pending) : "memory");
-#pragma unroll
-  for (int i = 0; i < N; i++) asm volatile("" : "+f"(d[i])::"memory");
 #endif
+  settle(d);
 }
 
 #define WGMMA_8(d, i) \

@@ -158,7 +158,7 @@ __device__ __forceinline__ void multiply(const Pass& pass, const float* patches,
     read_a<A>(a, a_ring + tile % STAGES * A_SIZE, line);
     mbarrier_wait(&full[tile % STAGES], tile / STAGES % 2);
     const unsigned b = shared_address(b_ring + tile % STAGES * B_SIZE);
-    wgmma_fence();
+    wgmma_fence(sums, a);
 #pragma unroll
     for (int i = 0; i < BK / 8; i++) wgmma_k8_tf32(sums, a[i], matrix_descriptor(b + i * 32, 16, 8 * 128));
     wgmma_commit();

@@ -191,7 +191,7 @@ __device__ __forceinline__ void product(const Pass& pass, const HALF* a, const H
     __syncthreads();              // so have the others', and all are done with tile - 2, whose slot is free now
     mbarrier_wait(&full[tile % STAGES], tile / STAGES % 2);
     const HALF* const slot = ring + tile % STAGES * SLOT_SIZE;
-    wgmma_fence();
+    wgmma_fence(sums);
 #pragma unroll
     for (int step = 0; step < BK; step += 16)
       wgmma_k16<TileA::by_lines, TileB::by_lines>(HALF(), sums, TileA::descriptor(slot, warpgroup * 64, step),

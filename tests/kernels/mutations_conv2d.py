@@ -562,7 +562,7 @@ MUTATIONS = [
     Mutation("warpgroups: no wait in the loop", WARPGROUPS, "    wgmma_wait<1>(sums);", "    "),
     Mutation("warpgroups: no last wait", WARPGROUPS, "  wgmma_wait<0>(sums);\n", ""),
     Mutation("warpgroups: last wait too lax", WARPGROUPS, "  wgmma_wait<0>(sums);\n", "  wgmma_wait<1>(sums);\n"),
-    Mutation("warpgroups: no fence of registers", WARPGROUPS, "    wgmma_fence();\n", ""),
+    Mutation("warpgroups: no fence of registers", WARPGROUPS, "    wgmma_fence(sums);\n", ""),
     Mutation("warpgroups: no commit", WARPGROUPS, "    wgmma_commit();\n", ""),
     Mutation(
         "warpgroups: no empty groups at the end",
@@ -766,7 +766,7 @@ MUTATIONS = [
     ),
     Mutation("warpgroups tf32: no wait in the loop", WARPGROUPS_TF32, "    wgmma_wait<1>(sums);", "    "),
     Mutation("warpgroups tf32: no last wait", WARPGROUPS_TF32, "  wgmma_wait<0>(sums);\n", ""),
-    Mutation("warpgroups tf32: no fence of registers", WARPGROUPS_TF32, "    wgmma_fence();\n", ""),
+    Mutation("warpgroups tf32: no fence of registers", WARPGROUPS_TF32, "    wgmma_fence(sums, a);\n", ""),
     Mutation("warpgroups tf32: no commit", WARPGROUPS_TF32, "    wgmma_commit();\n", ""),
     Mutation(
         "warpgroups tf32: no empty groups at the end",

@@ -113,6 +113,28 @@ def test_products_of_warpgroups_run_beside_each_other(tmp_path):
     assert "serialized due to" in results[1].message
 
 
+@needs_nvrtc
+def test_registers_of_products_are_complete_before_the_fence(tmp_path):
+    """What the emulator cannot see: there, A is in the registers as soon as the source says so."""
+    text = (HERE / "wgmma_tf32.cu").read_text()
+    fence, rounded = (
+        "    wgmma_fence(sums, registers);\n",
+        "registers[i][e] = to_tf32(__uint_as_float(registers[i][e]));\n",
+    )
+    loops = "#pragma unroll\n    for (int i = 0; i < 4; i++)\n#pragma unroll\n      for (int e = 0; e < 4; e++) "
+    assert text.count(fence) == 1
+    for name, new, fails in (
+        ("before", loops + rounded + fence, False),
+        ("behind", fence + loops + rounded, True),
+    ):
+        path = tmp_path / f"{name}.cu"
+        path.write_text(text.replace(fence, new))
+        result = check.check_one(load(path), load(path).variants[0], "90a")
+        assert isinstance(result, check.Failure) == fails
+        if fails:
+            assert "the compiler writes a register of the products: cvt.rna.tf32.f32" in result.message
+
+
 def test_wrong_requests(capsys):
     assert check.main(sources(), ["sm_80"], None) == 2
     assert "--arch: expected e.g. 80,90a, got sm_80" in capsys.readouterr().out

@@ -150,8 +150,8 @@ def test_wrong_numbers_in_tf32(name, tmp_path):
 
 REFUSED_TF32 = {
     "no wgmma_fence() since the last group, so A may not be there yet": (
-        "    wgmma_fence();\n",
-        "    if (number == 0) wgmma_fence();\n",
+        "    wgmma_fence(sums, registers);\n",
+        "    if (number == 0) wgmma_fence(sums, registers);\n",
     ),
     "ends while a wgmma that nobody waited for is under way": ("wgmma_wait<0>(sums)", "wgmma_wait<1>(sums)"),
     "give different descriptors": ("matrix_descriptor(b + i", "matrix_descriptor(b + t % 2 * 1024 + i"),
@@ -176,7 +176,7 @@ def test_wrong_lead(tmp_path):
 
 
 REFUSED = {
-    "no wgmma_fence() since the accumulators were the threads' own": ("  wgmma_fence();\n", ""),
+    "no wgmma_fence() since the accumulators were the threads' own": ("  wgmma_fence(sums);\n", ""),
     "ends while a wgmma that nobody waited for is under way": ("  wgmma_wait<0>(sums);\n", ""),
     "ends while a bulk copy that nobody waited for is under way": ("  mbarrier_wait(&full, 0);\n", ""),
     "ends while a wgmma that nobody": ("  wgmma_commit();\n", ""),  # it is in no group

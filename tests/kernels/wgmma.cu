@@ -29,7 +29,7 @@ extern "C" __global__ void __launch_bounds__(128) product(const HALF* A, const H
   __syncthreads();
   mbarrier_wait(&full, 0);
   float sums[BN / 2] = {};
-  wgmma_fence();
+  wgmma_fence(sums);
 #pragma unroll
   for (int step = 0; step < 64; step += 16) {
     const unsigned a = shared_address(a_tile) + (A_BY_LINES ? step * 128 : step * 2);

@@ -30,7 +30,7 @@ extern "C" __global__ void __launch_bounds__(128) product(const float* A, const 
       for (int e = 0; e < 4; e++)
         registers[i][e] = __float_as_uint(A[(t / 32 * 16 + g + e % 2 * 8) * 64 + number * 32 + i * 8 + q + e / 2 * 4]);
     const unsigned b = shared_address(b_tiles + number * BN * 32);
-    wgmma_fence();
+    wgmma_fence(sums, registers);
 #pragma unroll
     for (int i = 0; i < 4; i++) wgmma_k8_tf32(sums, registers[i], matrix_descriptor(b + i * 32, 16, 1024));
     wgmma_commit();
