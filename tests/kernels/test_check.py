@@ -135,6 +135,14 @@ def test_registers_of_products_are_complete_before_the_fence(tmp_path):
             assert "the compiler writes a register of the products: cvt.rna.tf32.f32" in result.message
 
 
+def test_what_is_written_behind_a_fence():
+    writes = ["mov.f32 \t%f1, 0f00000000;", "@%p1 cvt.rna.tf32.f32 %r3, %f9;", "ld.shared.v2.u32 {%r8, %r4}, [%r5];"]
+    others = ["add.s64 \t%rd1, %rd2, 32;", "mov.f32 \t%f11, %f1;"]  # the descriptor, and registers of nothing here
+    product = "wgmma.mma_async.sync.aligned.m64n8k8.f32.tf32.tf32 {%f1, %f2}, {%r3, %r4, %r5, %r6}, %rd1, 1, 1, 1;"
+    group = ["wgmma.fence.sync.aligned;", *writes, *others, product, "wgmma.commit_group.sync.aligned;"]
+    assert check.behind_fences("\n\t".join([*writes, *group, *writes])) == writes
+
+
 def test_wrong_requests(capsys):
     assert check.main(sources(), ["sm_80"], None) == 2
     assert "--arch: expected e.g. 80,90a, got sm_80" in capsys.readouterr().out
