@@ -1,6 +1,7 @@
 """A training step that is captured and replayed, on the stand-in for CuPy: the numbers are those of the step itself."""
 
 import dataclasses
+import itertools
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,11 +17,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import stand_in
 
 import minigan as mg
-from minigan import capture, serialization
+from minigan import backend, capture, serialization
 from minigan.training import graph
 from minigan.training.graph import WARM_UP, GraphedStep
 
 STEPS = 8
+
+
+def needs_cuda(test: Any) -> Any:
+    """Needs a GPU."""
+    problem = backend.cuda_problem()
+    return pytest.mark.cuda(pytest.mark.skipif(problem is not None, reason=str(problem))(test))
 
 
 @pytest.fixture
@@ -156,6 +163,86 @@ def test_a_graph_of_operations_from_before_a_replay_is_out_of_date(gpu: stand_in
     step(batch(7))
     with pytest.raises(mg.GraphError, match="was changed in place"):
         y.backward()
+
+
+def laid_out(values: np.ndarray, how: str) -> mg.Tensor:
+    """A matrix as it lies in memory, as one that was transposed, or as every second column of a wider one."""
+    if how == "turned":
+        return mg.tensor(np.array(values.T, order="C"), device="cuda").transpose()
+    if how == "strided":
+        return mg.tensor(np.repeat(values, 2, axis=1), device="cuda")[:, ::2]
+    return mg.tensor(values, device="cuda")
+
+
+LAYOUTS = list(itertools.product(("plain", "turned", "strided"), repeat=2))
+SIZES = [(3, 7, 5), (1, 7, 5), (3, 1, 5), (3, 7, 1), (1, 7, 1), (4, 4, 4)]
+
+
+def check_products(dtype: str, layouts: tuple[str, str]) -> None:
+    """Products of a graph, which CuPy does not capture: those of the matrices as they are when it is launched."""
+    cuda, rng = backend.cupy().cuda, np.random.default_rng(0)
+    for m, k, n in SIZES:
+        values = rng.standard_normal((m, k)).astype(dtype), rng.standard_normal((k, n)).astype(dtype)
+        with cuda.Stream() as stream:
+            a, b = map(laid_out, values, layouts)
+            stream.begin_capture()
+            y = a @ b
+            graph = stream.end_capture()
+            a.data[...] = a.data * 3
+            graph.launch(stream)
+            found = y.numpy()
+        assert found.shape == (m, n)
+        assert found.dtype == dtype
+        # A sum of k products, each rounded, and so is each partial sum.
+        allowed = (k + 3) * np.finfo(dtype).eps * (abs(3 * values[0]) @ abs(values[1]))
+        assert (abs(found - 3.0 * (values[0].astype(np.float64) @ values[1])) <= allowed).all(), (m, k, n)
+
+
+@pytest.mark.parametrize("layouts", LAYOUTS, ids="-".join)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_products_in_a_graph(dtype: str, layouts: tuple[str, str], gpu: stand_in.Gpu) -> None:
+    check_products(dtype, layouts)
+
+
+@needs_cuda
+@pytest.mark.parametrize("layouts", LAYOUTS, ids="-".join)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_products_in_a_graph_on_a_gpu(dtype: str, layouts: tuple[str, str]) -> None:
+    check_products(dtype, layouts)
+
+
+@needs_cuda
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_replayed_steps_on_a_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("minigan.backend._precision", "float32")
+    system, said = make(name), []
+    steps = GraphedStep(system, "cuda", said.append), make(name).step
+    found = []
+    for step in steps:
+        mg.manual_seed(5)
+        found.append([{key: float(value) for key, value in step(batch(i)).items()} for i in range(WARM_UP + 2)])
+    assert (said, steps[0].replayed) == ([], True)
+    assert found[0] == found[1]
+
+
+def test_what_cublas_refuses_ends_the_capture(gpu: stand_in.Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stand_in.Cublas, "cublasGemmEx", lambda *_: 13)
+    system, said = make("maxpool"), []
+    step = GraphedStep(system, "cuda", said.append)
+    for number in range(WARM_UP + 2):
+        step(batch(number))
+    [line] = said
+    assert "CaptureError: cuBLAS in a capture: status 13, expected 0" in line
+    assert not step.replayed
+
+
+def test_only_matrices_are_multiplied_in_a_graph(gpu: stand_in.Gpu) -> None:
+    a, b = mg.tensor(np.ones((2, 3, 4)), device="cuda"), mg.tensor(np.ones((2, 4, 5)), device="cuda")
+    with backend.cupy().cuda.Stream() as stream:
+        stream.begin_capture()
+        with pytest.raises(capture.CaptureError, match=r"expected two matrices of one dtype, got \(2, 3, 4\)"):
+            a @ b
+        stream.end_capture()
 
 
 def test_more_numbers_than_a_graph_has(gpu: stand_in.Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
