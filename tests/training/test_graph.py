@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -265,6 +266,26 @@ def test_where_there_are_no_graphs(gpu: stand_in.Gpu, monkeypatch: pytest.Monkey
         "the step runs without a CUDA graph: device cpu has no graphs",
         "the step runs without a CUDA graph: MINIGAN_DEBUG looks at every value",
     ]
+
+
+def test_its_stream_is_made_on_its_gpu(gpu: stand_in.Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CuPy refuses a stream where another GPU is the current one."""
+    cuda, current, made_on = backend.cupy().cuda, ["cuda"], []
+
+    @contextmanager
+    def on_device(device: str) -> Iterator[None]:
+        current.append(device)
+        yield
+        current.pop()
+
+    def stream(make: Callable[[], Any] = cuda.Stream) -> Any:
+        made_on.append(current[-1])
+        return make()
+
+    monkeypatch.setattr(graph, "on_device", on_device)
+    monkeypatch.setattr(cuda, "Stream", stream)
+    GraphedStep(make("anime"), "cuda:1", print)
+    assert made_on == ["cuda:1"]
 
 
 def test_a_batch_of_another_size_is_refused(gpu: stand_in.Gpu) -> None:
