@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,26 @@ def test_it_goes_on_where_a_part_fails(only: Any, tmp_path: Path, capsys: pytest
     assert found["sanitizer"] == ("skipped", "no-such-tool is not there")
     assert content["versions"]["numpy"].startswith("numpy ")
     assert "why" in (tmp_path / "new" / "fails.log").read_text()
+
+
+def test_what_takes_too_long_has_a_last_word(only: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pytest, interrupted, says which tests failed; what does not listen is killed with all that it started."""
+    monkeypatch.setattr(gpu_session, "LAST_WORDS", 1.0)
+    tests = tmp_path / "test_slow.py"
+    tests.write_text("import time\ndef test_wrong():\n    assert 1 == 2\ndef test_slow():\n    time.sleep(60)\n")
+    deaf = (
+        "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
+    )
+    only(
+        Part("tests", [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests)], 8),
+        Part("deaf", [PYTHON, "-c", deaf], 1),
+    )
+    start = time.perf_counter()
+    assert gpu_session.main(["--out", str(tmp_path / "out")]) == 1
+    assert time.perf_counter() - start < 40
+    assert "FAILED" in (tmp_path / "out" / "tests.log").read_text()
+    parts = json.loads((tmp_path / "out" / "session.json").read_text())["parts"]
+    assert [part["reason"][:14] for part in parts[:2]] == ["not done after"] * 2
 
 
 def test_what_is_left_out_is_not_a_failure(only: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
