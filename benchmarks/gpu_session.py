@@ -40,6 +40,8 @@ OK, FAILED, SKIPPED = "ok", "failed", "skipped"
 PYTHON = [sys.executable, "-P"]
 # On all cores at once; the other parts find the kernels in the cache, instead of compiling them one by one.
 COMPILE = "from minigan.kernel_launch import compile_all; print(compile_all(), 'compiled')"
+# pytest without CuPy's memory pool, in which one array's end lies in the block of another, and nobody notices.
+UNPOOLED = "import sys, cupy, pytest; cupy.cuda.set_allocator(None); raise SystemExit(pytest.main(sys.argv[1:]))"
 
 
 @dataclass
@@ -55,7 +57,8 @@ class Part:
 
 def parts(folder: Path, dry_run: bool) -> list[Part]:
     """All but ncu, whose kernels follow from what was measured."""
-    bench, pytest = [sys.executable, "benchmarks/kernels.py"], [*PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    bench, quiet = [sys.executable, "benchmarks/kernels.py"], ["-q", "-p", "no:cacheprovider"]
+    pytest = [*PYTHON, "-m", "pytest", *quiet]
     steps = [sys.executable, "benchmarks/steps.py"]
     json_out = ["--json", str(folder / "kernels.json")]
     if dry_run:
@@ -71,7 +74,8 @@ def parts(folder: Path, dry_run: bool) -> list[Part]:
     rungs = ["--rung", "5", "6", "11", "7", "9"]
     step = [*steps, "--device", "cuda", "--systems", "cats,anime", "--variants", "eager,graphed", "--no-memory"]
     step += ["--seconds-per-case", "4"]
-    checked = [*pytest, "-m", "cuda", "-k", "test_on_cuda and forward", "tests/kernels/test_conv2d_ladder.py"]
+    checked = [*PYTHON, "-c", UNPOOLED, *quiet, "-m", "cuda", "-k", "test_on_cuda and forward"]
+    checked.append("tests/kernels/test_conv2d_ladder.py")
     return [
         Part("compile", [*PYTHON, "-c", COMPILE], 90),
         # What matters most first, in case that the time does not suffice.

@@ -87,6 +87,21 @@ def test_all_parts_fit_into_ten_minutes() -> None:
     assert all("cuda" in part.command or part.name == "compile" for part in planned)
 
 
+def test_the_sanitizer_sees_each_array_by_itself(tmp_path: Path) -> None:
+    """CuPy's pool would hand out parts of one allocation, within which compute-sanitizer finds nothing wrong."""
+    cupy = "class cuda:\n    def set_allocator(allocator):\n        print('allocator', allocator)\n"
+    (tmp_path / "cupy.py").write_text(cupy)
+    tests = tmp_path / "test_two.py"
+    tests.write_text("def test_right():\n    pass\ndef test_wrong():\n    assert 1 == 2\n")
+    [part] = [one for one in gpu_session.parts(tmp_path, dry_run=False) if one.name == "sanitizer"]
+    command = part.command[part.command.index(PYTHON) : part.command.index("-m")]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([*command, str(tests)], env=environment, capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.startswith("allocator None\n")
+    assert "1 failed, 1 passed" in done.stdout
+    assert done.returncode == 1
+
+
 def test_the_package_is_found_where_it_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = subprocess.run
     monkeypatch.setattr(subprocess, "run", lambda *given, **more: subprocess.CompletedProcess(given, 1))
