@@ -30,12 +30,14 @@ def product(device: str, a: Array, b: Array) -> Array:
 @cache
 def _library(cuda: Any) -> Any:
     """cuBLAS: its functions are found by way of the module of CuPy's that is linked with it."""
-    library = ctypes.CDLL(cuda.cublas.__file__)
-    library.cublasSetStream_v2.argtypes = [c_void_p, c_void_p]
-    # handle, which are transposed, sizes, factor, a and b, factor, c; an array: address, kind, leading dimension
-    array: list[Any] = [c_void_p, c_int, c_int]
-    sizes: list[Any] = [c_void_p, *[c_int] * 5, c_void_p]
-    library.cublasGemmEx.argtypes = [*sizes, *array, *array, c_void_p, *array, c_int, c_int]
+    array: list[Any] = [c_void_p, c_int, c_int]  # its address, kind and leading dimension
+    sizes: list[Any] = [c_void_p, *[c_int] * 5, c_void_p]  # handle, which are transposed, sizes, a factor's address
+    try:
+        library = ctypes.CDLL(cuda.cublas.__file__)
+        library.cublasSetStream_v2.argtypes = [c_void_p, c_void_p]
+        library.cublasGemmEx.argtypes = [*sizes, *array, *array, c_void_p, *array, c_int, c_int]
+    except (OSError, AttributeError, ImportError) as error:
+        raise CaptureError(f"cuBLAS in a capture: {error}") from error
     return library
 
 

@@ -2,10 +2,12 @@
 
 import dataclasses
 import itertools
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,10 +21,12 @@ import stand_in
 
 import minigan as mg
 from minigan import backend, capture, serialization
+from minigan.ops import matmul_cuda
 from minigan.training import graph
 from minigan.training.graph import WARM_UP, GraphedStep
 
 STEPS = 8
+FIND_CUBLAS = matmul_cuda._library  # the stand-in for CuPy has another
 
 
 def needs_cuda(test: Any) -> Any:
@@ -235,6 +239,72 @@ def test_what_cublas_refuses_ends_the_capture(gpu: stand_in.Gpu, monkeypatch: py
     [line] = said
     assert "CaptureError: cuBLAS in a capture: status 13, expected 0" in line
     assert not step.replayed
+
+
+# As cublas_api.h declares them; the product is computed at once, in the simplest way.
+CUBLAS = """
+extern "C" int cublasSetStream_v2(void* handle, void* stream) { return handle || stream; }
+template <class T>
+int multiply(int ta, int tb, int m, int n, int k, T alpha, const T* a, int lda, const T* b, int ldb, T beta, T* c,
+             int ldc) {
+  for (int i = 0; i < m; i++)
+    for (int j = 0; j < n; j++) {
+      T sum = 0;
+      for (int l = 0; l < k; l++)
+        sum += (ta ? a[l + i * lda] : a[i + l * lda]) * (tb ? b[j + l * ldb] : b[l + j * ldb]);
+      c[i + j * ldc] = alpha * sum + (beta == 0 ? 0 : beta * c[i + j * ldc]);
+    }
+  return 0;
+}
+extern "C" int cublasGemmEx(void*, int ta, int tb, int m, int n, int k, const void* alpha, const void* a, int kind,
+                            int lda, const void* b, int kind_b, int ldb, const void* beta, void* c, int kind_c,
+                            int ldc, int compute, int algorithm) {
+  if (kind_b != kind || kind_c != kind || algorithm != -1) return 7;
+  if (kind == 0 && compute == 68)
+    return multiply(ta, tb, m, n, k, *(const float*)alpha, (const float*)a, lda, (const float*)b, ldb,
+                    *(const float*)beta, (float*)c, ldc);
+  if (kind == 1 && compute == 70)
+    return multiply(ta, tb, m, n, k, *(const double*)alpha, (const double*)a, lda, (const double*)b, ldb,
+                    *(const double*)beta, (double*)c, ldc);
+  return 15;
+}
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class CudaOf:
+    """cupy.cuda, as far as the way to cuBLAS goes: `cublas` is a module that was loaded from a shared library."""
+
+    path: Path
+
+    @property
+    def cublas(self) -> Any:
+        return SimpleNamespace(__file__=str(self.path))
+
+
+def test_cublas_is_called_as_its_header_says(
+    gpu: stand_in.Gpu, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "cublas.cpp").write_text(CUBLAS)
+    library = tmp_path / "cublas.so"
+    subprocess.run(["g++", "-shared", "-fPIC", "-o", library, tmp_path / "cublas.cpp"], check=True)
+    monkeypatch.setattr(matmul_cuda, "_library", lambda cuda: FIND_CUBLAS(CudaOf(library)))
+    rng = np.random.default_rng(0)
+    as_they_lie = itertools.product(("plain", "turned"), repeat=2)  # copies would be made when a graph is launched
+    for dtype, layouts, (m, k, n) in itertools.product(("float32", "float64"), as_they_lie, SIZES):
+        values = rng.standard_normal((m, k)).astype(dtype), rng.standard_normal((k, n)).astype(dtype)
+        a, b = (laid_out(one, how) for one, how in zip(values, layouts, strict=True))
+        stream = backend.cupy().cuda.Stream()
+        stream.begin_capture()
+        y = a @ b
+        stream.end_capture()
+        allowed = (k + 3) * np.finfo(dtype).eps * (abs(values[0]) @ abs(values[1]))
+        assert (abs(y.data.host - values[0].astype(np.float64) @ values[1]) <= allowed).all(), (layouts, m, k, n)
+
+
+def test_where_cublas_is_not_found_the_reason_is_told(tmp_path: Path) -> None:
+    with pytest.raises(capture.CaptureError, match=r"cuBLAS in a capture: .*nowhere\.so"):
+        FIND_CUBLAS(CudaOf(tmp_path / "nowhere.so"))
 
 
 def test_only_matrices_are_multiplied_in_a_graph(gpu: stand_in.Gpu) -> None:
