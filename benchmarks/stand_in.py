@@ -16,6 +16,7 @@ which may take two kernels. "upload", "download": a copy between host and device
 waits for. Bytes: each array of a call once, though a kernel may read it more often, and from caches.
 """
 
+import ctypes
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -29,6 +30,7 @@ import numpy as np
 from minigan.kernels import emulator
 
 from minigan import backend, kernel_launch
+from minigan.ops import matmul_cuda
 
 ON_DEVICE = ("kernel", "array", "product")
 ADAM_READS, ADAM_WRITES = 4, 3  # w, g, m, v; and all but g
@@ -179,6 +181,40 @@ class Graph:
             work()
 
 
+class Cublas:
+    """The two functions of the library that minigan calls by itself: matrices are one column after another."""
+
+    def __init__(self, gpu: Gpu) -> None:
+        self.gpu = gpu
+
+    def cublasSetStream_v2(self, handle: int, stream: int) -> int:
+        self.stream = stream
+        return 0
+
+    def cublasGemmEx(
+        self, _: int, turn_a: int, turn_b: int, m: int, n: int, k: int, alpha: Any, a: int, kind: int, lead_a: int,
+        b: int, kind_b: int, lead_b: int, beta: Any, c: int, kind_c: int, lead_c: int, compute: int, algorithm: int,
+    ) -> int:  # fmt: skip
+        dtype = {(0, 68): np.dtype(np.float32), (1, 70): np.dtype(np.float64)}[kind, compute]
+        assert (kind_b, kind_c, algorithm, self.stream) == (kind, kind, -1, Stream.ptr)
+
+        def matrix(address: int, rows: int, columns: int, lead: int) -> np.ndarray:
+            assert lead >= rows
+            memory = (ctypes.c_char * ((lead * (columns - 1) + rows) * dtype.itemsize)).from_address(address)
+            steps = dtype.itemsize, lead * dtype.itemsize
+            return np.ndarray((rows, columns), dtype, memory, strides=steps)
+
+        first = matrix(a, *((k, m) if turn_a else (m, k)), lead_a)
+        second = matrix(b, *((n, k) if turn_b else (k, n)), lead_b)
+        first, second = (first.T if turn_a else first), (second.T if turn_b else second)
+        y = matrix(c, m, n, lead_c)
+        read, written = (m * k + k * n) * dtype.itemsize, m * n * dtype.itemsize
+        # In this order NumPy's BLAS is asked for what `@` asks for, and gives the same bits.
+        work = partial(np.matmul, second.T, first.T, out=y.T)
+        self.gpu.now(Call("product", "matmul", read, written), work)
+        return 0
+
+
 class Pool:
     """Blocks of memory that were given back are handed out again, the last one first, as CuPy's pool does."""
 
@@ -224,6 +260,8 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
         dtype = ufunc(*sample).dtype
         kind = "product" if ufunc is np.matmul else "array"
         if kind == "product":
+            if self.gpu.captured is not None:
+                raise NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
             a, b = hosts
             shape = (*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1])
         else:
@@ -338,6 +376,7 @@ class Module:
         self.cuda = SimpleNamespace(Device=Device, runtime=runtime, memory=memory, is_available=lambda: True)
         self.cuda.Event = lambda disable_timing=False: Event(gpu)
         self.cuda.alloc_pinned_memory = bytearray
+        self.cuda.device = SimpleNamespace(get_cublas_handle=lambda: 0)
         self.cuda.get_current_stream = partial(Stream, gpu)
         self.cuda.Stream, self.cuda.MemoryPool, self.cuda.using_allocator = partial(Stream, gpu), Pool, using_allocator
 
@@ -414,5 +453,6 @@ def installed(gpu: Gpu) -> Iterator[Gpu]:
         mock.patch.object(backend, "cuda_problem", return_value=None),
         mock.patch.object(kernel_launch, "_cupy", return_value=module),
         mock.patch.object(kernel_launch, "_launch_cuda", launch),
+        mock.patch.object(matmul_cuda, "_library", return_value=Cublas(gpu)),
     ):
         yield gpu

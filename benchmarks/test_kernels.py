@@ -48,7 +48,9 @@ def problem_of(layer: str, device: str) -> Problem:
 def minigan_call(problem: Problem, name: str, device: str, given: conv.Operands) -> Callable[[], Any]:
     if device == "cpu":
         return conv.on_cpu(problem.geometry, name, given)
-    call = conv.on_rung(problem.geometry, name, given, device, conv.chosen_rung(problem.geometry, device, "float32"))
+    call = conv.on_rung(
+        problem.geometry, name, given, device, conv.chosen_rung(problem.geometry, name, device, "float32")
+    )
     return lambda: (call(), cupy().cuda.get_current_stream().synchronize())[0]
 
 

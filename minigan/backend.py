@@ -45,6 +45,11 @@ def cupy() -> ModuleType:
     return importlib.import_module("cupy")
 
 
+def nccl() -> ModuleType:
+    """CuPy's module of NCCL, which CuPy 14 does not import by itself; `available` says whether the library is there."""
+    return importlib.import_module("cupy.cuda.nccl")
+
+
 @cache
 def cuda_problem() -> str | None:
     """None if an NVIDIA GPU can be used, else one line that says what is missing."""

@@ -175,7 +175,7 @@ class World:
 
     @cached_property
     def _nccl(self) -> "_NcclSums":
-        return _NcclSums(self.comm, backend.cupy())
+        return _NcclSums(self.comm, backend.cupy().cuda, backend.nccl())
 
     # ---- the end ----
 
@@ -253,16 +253,16 @@ class _MpiSums:
 class _NcclSums:
     """Sums of CuPy arrays, on a stream of their own beside the one that computes; the host waits for nothing."""
 
-    def __init__(self, comm: Any, cupy: Any) -> None:
-        self.cuda = cupy.cuda
-        if not self.cuda.nccl.available:
+    def __init__(self, comm: Any, cuda: Any, nccl: Any) -> None:
+        self.cuda, self.nccl = cuda, nccl
+        if not nccl.available:
             raise DeviceError("ranks on GPUs need NCCL, which is not installed: pip install 'minigan[nccl12]'")
-        name = comm.bcast(self.cuda.nccl.get_unique_id() if comm.rank == 0 else None)
-        self.communicator = self.cuda.nccl.NcclCommunicator(comm.size, name, comm.rank)
+        name = comm.bcast(nccl.get_unique_id() if comm.rank == 0 else None)
+        self.communicator = nccl.NcclCommunicator(comm.size, name, comm.rank)
         self.stream = self.cuda.Stream(non_blocking=True)
 
     def start(self, array: Array) -> Callable[[], None]:
-        nccl = self.cuda.nccl
+        nccl = self.nccl
         kind = {"float32": nccl.NCCL_FLOAT32, "float64": nccl.NCCL_FLOAT64}[str(array.dtype)]
         self.stream.wait_event(self.cuda.get_current_stream().record())  # until the array is computed
         place = array.data.ptr

@@ -9,6 +9,7 @@ import numpy as np
 from minigan.backend import Array, contiguous, dispatch
 from minigan.cpu import one_blas_thread, parallel_each
 from minigan.kernel_launch import launch_elements
+from minigan.ops import matmul_cuda
 from minigan.ops.leaky_relu import ScaleNegative, scale_negative
 from minigan.ops.reduce import sum, sum_to
 from minigan.tensor import Op, Operand, Tensor, as_tensor, tensor_method
@@ -37,12 +38,8 @@ def _product_cpu(a: Array, b: Array) -> Array:
         return y
 
 
-def _product_cuda(device: str, a: Array, b: Array) -> Array:
-    return a @ b
-
-
 # product(device, a, b): (..., M, K), (..., K, N) -> (..., M, N), by BLAS, or cuBLAS on a GPU
-product = dispatch(cpu=_product_cpu, cuda=_product_cuda)
+product = dispatch(cpu=_product_cpu, cuda=matmul_cuda.product)
 
 
 @dataclass

@@ -39,7 +39,8 @@ class GraphedStep:
         self.problem = self._problem()
         if self.problem is None:
             self.cuda = array_module(device).cuda
-            self.stream, self.pool = self.cuda.Stream(), self.cuda.MemoryPool()
+            with on_device(device):  # a stream belongs to the GPU on which it is made
+                self.stream, self.pool = self.cuda.Stream(), self.cuda.MemoryPool()
         else:
             self._give_up(self.problem)
 

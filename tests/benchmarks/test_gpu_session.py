@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,26 @@ def test_it_goes_on_where_a_part_fails(only: Any, tmp_path: Path, capsys: pytest
     assert "why" in (tmp_path / "new" / "fails.log").read_text()
 
 
+def test_what_takes_too_long_has_a_last_word(only: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pytest, interrupted, says which tests failed; what does not listen is killed with all that it started."""
+    monkeypatch.setattr(gpu_session, "LAST_WORDS", 1.0)
+    tests = tmp_path / "test_slow.py"
+    tests.write_text("import time\ndef test_wrong():\n    assert 1 == 2\ndef test_slow():\n    time.sleep(60)\n")
+    deaf = (
+        "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
+    )
+    only(
+        Part("tests", [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests)], 8),
+        Part("deaf", [PYTHON, "-c", deaf], 1),
+    )
+    start = time.perf_counter()
+    assert gpu_session.main(["--out", str(tmp_path / "out")]) == 1
+    assert time.perf_counter() - start < 40
+    assert "FAILED" in (tmp_path / "out" / "tests.log").read_text()
+    parts = json.loads((tmp_path / "out" / "session.json").read_text())["parts"]
+    assert [part["reason"][:14] for part in parts[:2]] == ["not done after"] * 2
+
+
 def test_what_is_left_out_is_not_a_failure(only: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     only(Part("works", [PYTHON, "-c", ""], 20), Part("sanitizer", ["no-such-tool"], 20))
     assert gpu_session.main(["--out", str(tmp_path)]) == 0
@@ -64,6 +85,21 @@ def test_all_parts_fit_into_ten_minutes() -> None:
     planned = gpu_session.parts(Path("out"), dry_run=False)
     assert sum(part.seconds for part in planned) <= gpu_session.SECONDS < 600
     assert all("cuda" in part.command or part.name == "compile" for part in planned)
+
+
+def test_the_sanitizer_sees_each_array_by_itself(tmp_path: Path) -> None:
+    """CuPy's pool would hand out parts of one allocation, within which compute-sanitizer finds nothing wrong."""
+    cupy = "class cuda:\n    def set_allocator(allocator):\n        print('allocator', allocator)\n"
+    (tmp_path / "cupy.py").write_text(cupy)
+    tests = tmp_path / "test_two.py"
+    tests.write_text("def test_right():\n    pass\ndef test_wrong():\n    assert 1 == 2\n")
+    [part] = [one for one in gpu_session.parts(tmp_path, dry_run=False) if one.name == "sanitizer"]
+    command = part.command[part.command.index(PYTHON) : part.command.index("-m")]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([*command, str(tests)], env=environment, capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.startswith("allocator None\n")
+    assert "1 failed, 1 passed" in done.stdout
+    assert done.returncode == 1
 
 
 def test_the_package_is_found_where_it_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

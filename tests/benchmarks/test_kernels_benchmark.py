@@ -20,8 +20,10 @@ import convolutions as conv
 import layers
 import peer as peers
 import report as reports
+import stand_in
 from timing import CudaTimer, HostTimer, Prepared, Spread, Timing, Work, interleave
 
+from minigan import backend
 from minigan.ops import conv2d_winograd
 from minigan.ops.geometry import Geometry, convolution
 
@@ -561,3 +563,19 @@ def test_the_cpu_against_the_peer(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert {m["group"] for m in content["means"]} >= {"all", "anime", "forward"}
     assert content["environment"]["torch_threads"] == content["environment"]["threads"]
     assert "x peer" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", conv.PASSES)
+def test_pytest_benchmarks_call_on_a_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rung that minigan chooses for the pass, and a wait for its end."""
+    pytest.importorskip("torch", reason="what it compares with is PyTorch")
+    import test_kernels
+
+    [problem] = layers.problems(["anime"], layer="anime D2", reduced=True)
+    with stand_in.installed(stand_in.Gpu(computing=False)) as gpu:
+        monkeypatch.setattr(test_kernels, "cupy", backend.cupy)
+        given = conv.upload(conv.draw(problem.geometry), "cuda")
+        test_kernels.minigan_call(problem, name, "cuda", given)()
+        launched = [call.name for call in gpu.calls if call.kind == "kernel"]
+    assert len(launched) == 1
+    assert launched[0].endswith(f": conv2d_{name}")

@@ -10,6 +10,7 @@ DEVICES = ["cpu", "emulated", pytest.param("cuda", marks=CUDA)]
 
 
 @pytest.fixture(params=DEVICES)
-def device(request: pytest.FixtureRequest) -> str:
-    """Each device that the ops are tested on, in turn."""
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each device that the ops are tested on, in turn; with convolutions in float32, where a GPU would take TF32."""
+    monkeypatch.setattr(backend, "_precision", "float32")
     return request.param

@@ -355,7 +355,7 @@ class FakeCuda:
             def allReduce(self, *arguments: Any) -> None:
                 log(("allReduce", *arguments))
 
-        self.nccl = SimpleNamespace(
+        self.library = SimpleNamespace(  # cupy.cuda.nccl, no attribute of cupy.cuda before it is imported
             available=available,
             get_unique_id=lambda: b"id",
             NcclCommunicator=Communicator,
@@ -370,7 +370,7 @@ class FakeCuda:
 def test_a_sum_by_nccl_waits_for_the_array_and_is_waited_for_on_the_device() -> None:
     cuda = FakeCuda()
     comm = SimpleNamespace(rank=1, size=4, bcast=lambda value: b"id of rank 0" if value is None else value)
-    sums = distributed._NcclSums(comm, SimpleNamespace(cuda=cuda))
+    sums = distributed._NcclSums(comm, cuda, cuda.library)
     array = SimpleNamespace(dtype=np.dtype("float32"), size=12, data=SimpleNamespace(ptr=4096))
     wait = sums.start(array)
     assert cuda.calls == [
@@ -398,8 +398,26 @@ def test_each_rank_of_a_machine_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyP
 
 
 def test_without_nccl_it_says_what_to_install() -> None:
+    cuda = FakeCuda(available=False)
     with pytest.raises(mg.DeviceError, match=r"pip install 'minigan\[nccl12\]'"):
-        distributed._NcclSums(SimpleNamespace(rank=0), SimpleNamespace(cuda=FakeCuda(available=False)))
+        distributed._NcclSums(SimpleNamespace(rank=0), cuda, cuda.library)
+
+
+def test_cupys_module_of_nccl_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CuPy 14 has no attribute `cupy.cuda.nccl` until someone imports it."""
+    cuda, comm = FakeCuda(), SimpleNamespace(rank=0, size=1, bcast=lambda value: value)
+    found: list[str] = []
+
+    def imported(name: str) -> Any:
+        found.append(name)
+        return cuda.library
+
+    monkeypatch.setattr(backend, "cupy", lambda: SimpleNamespace(cuda=cuda))
+    monkeypatch.setattr(backend.importlib, "import_module", imported)
+    world = World()
+    world.comm = comm
+    assert world._nccl.nccl is cuda.library
+    assert found == ["cupy.cuda.nccl"]
 
 
 # ---- stopping and going on -----------------------------------------------------------------------------------------
