@@ -17,7 +17,7 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 # In pixels of the picture. It is drawn FINER times as large, then reduced: that makes lines and letters smooth.
 FINER = 3
 WIDTH, PANEL_HEIGHT, FOOT = 880, 290, 52
-LEFT, RIGHT, TOP, BOTTOM = 76, 16, 30, 10  # around the axes of a panel
+LEFT, RIGHT, TOP, BOTTOM = 76, 24, 30, 10  # around the axes of a panel
 LETTERS = 14
 # The colours of report.html on white, and of what is behind the lines.
 COLORS = ((22, 96, 168), (191, 74, 7), (27, 122, 75), (138, 58, 166), (122, 100, 0), (179, 36, 93))
