@@ -151,9 +151,9 @@ def on_device(device: str) -> AbstractContextManager[Any]:
     return cupy().cuda.Device(cuda_index(device)) if is_cuda(device) else _anywhere
 
 
-def contiguous(device: str, *arrays: Array) -> tuple[Array, ...]:
-    """The arrays in C order, as kernels read them; those that are not are copied."""
-    return tuple(array_module(device).asarray(a, order="C") for a in arrays)
+def contiguous(device: str, *arrays: Array | None) -> tuple[Array, ...]:
+    """The arrays in C order, as kernels read them; those that are not are copied. None stays None: a null pointer."""
+    return tuple(None if a is None else array_module(device).asarray(a, order="C") for a in arrays)
 
 
 def address(array: Array) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from minigan.backend import Array, array_module, matmul_precision, on_device
+from minigan.backend import Array, contiguous, matmul_precision, on_device
 from minigan.block_counters import block_counters
 from minigan.ops import conv2d_tune
 from minigan.ops.conv2d_ladder import (
@@ -70,7 +70,7 @@ def forward(
         check_array("bias", bias, (g.k,), x.dtype)
     run = Launcher(device, rung, x.dtype)
     with on_device(device):
-        x, w, bias = _contiguous(device, x, w, bias)
+        x, w, bias = contiguous(device, x, w, bias)
         y = run.empty(g.y_shape)
         rows, depth = g.n * g.p * g.q, g.r * g.s * g.c
         if y.size == 0:
@@ -120,7 +120,7 @@ def input_grad(
         check_array("bias", bias, (g.c,), gy.dtype)
     run = Launcher(device, rung, gy.dtype)
     with on_device(device):
-        gy, w, bias = _contiguous(device, gy, w, bias)
+        gy, w, bias = contiguous(device, gy, w, bias)
         gx = run.empty(g.x_shape)
         if gx.size == 0:
             pass
@@ -223,7 +223,7 @@ def _weight_grad(
     check_array("output gradient", gy, g.y_shape, x.dtype)
     run = Launcher(device, rung, x.dtype)
     with on_device(device):
-        x, gy, _ = _contiguous(device, x, gy, None)
+        x, gy = contiguous(device, x, gy)
         gw = run.empty(g.w_shape)
         gb = None if summed is None else run.empty((SUMMED[summed](g),))
         columns, depth = g.r * g.s * g.c, g.n * g.p * g.q
@@ -267,11 +267,6 @@ def _weight_grad(
     return gw, gb
 
 
-def _contiguous(device: str, *arrays: Array | None) -> list[Array]:
-    xp = array_module(device)
-    return [None if array is None else xp.ascontiguousarray(array) for array in arrays]
-
-
 def _im2col(run: Launcher, x: Array, g: Geometry) -> Array:
     """(N, H, W, C) -> (N P Q, R S C)."""
     rows, width = g.n * g.p * g.q, g.r * g.s * g.c
@@ -311,7 +306,7 @@ def _tuned(
 def _way(what: str, run: Callable[..., Array], device: str, g: Geometry, precision: str | None, arrays: Any) -> Choice:
     """The fastest of a pass's candidates, which are timed with all that they round."""
     precision = matmul_precision(device) if precision is None else precision
-    first, second = _contiguous(device, *arrays[:2])
+    first, second = contiguous(device, *arrays[:2])
     a, b = {"forward": (g.c, g.c), "input_grad": (g.k, g.c), "weight_grad": (g.k, g.c)}[what]
     swapped = what == "weight_grad"  # its operand A is gy, its second argument
     widths = vector(second if swapped else first, a), vector(first if swapped else second, b)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from minigan.backend import PRECISIONS, Array, array_module, cuda_architecture, is_cuda, matmul_precision
+from minigan.backend import PRECISIONS, Array, address, array_module, cuda_architecture, is_cuda, matmul_precision
 from minigan.kernel_launch import launch
 from minigan.ops.conv2d_ladder import (
     C_TYPES,
@@ -35,8 +35,7 @@ def architecture(device: str) -> int:
 
 def vector(array: Array, channels: int) -> int:
     """How many floats at once may be loaded from an array: 4 where no vector crosses a pixel and all are aligned."""
-    address = array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr
-    return 4 if channels % 4 == 0 and address % 16 == 0 else 1
+    return 4 if channels % 4 == 0 and address(array) % 16 == 0 else 1
 
 
 def check_sizes(g: Geometry) -> None:
@@ -168,8 +167,7 @@ class Launcher:
             copies.append(copy)
         if threads:  # else there are no images, or both copies were there
             if tile.packed:
-                packing = dict(zip(("depth_tiles", "classes", "line_tiles"), dense_tiles, strict=True))
-                self.each_element(f"prepare_{name}", threads, [*args, packing, conv(g)], tile, vectors)
+                self.each_element(f"prepare_{name}", threads, [*args, packing(dense_tiles), conv(g)], tile, vectors)
             else:
                 self.each_element("round_operands", threads, args, tile, vectors)
         return copies
@@ -182,9 +180,14 @@ class Launcher:
         check_count(f"an operand of {name} in tiles", size)
         array = self.empty(size)
         if size:  # no images and their gradients
-            packing = dict(zip(("depth_tiles", "classes", "line_tiles"), dense_tiles, strict=True))
-            self(f"prepare_{name}", size // 1024, THREADS, [operand, array, packing, conv(g)], tile, vectors)
+            args = [operand, array, packing(dense_tiles), conv(g)]
+            self(f"prepare_{name}", size // 1024, THREADS, args, tile, vectors)
         return array
+
+
+def packing(dense_tiles: tuple[int, int, int]) -> dict[str, int]:
+    """Of the dense operand's whole tiles: how many along the depth, of classes, and of lines."""
+    return dict(zip(("depth_tiles", "classes", "line_tiles"), dense_tiles, strict=True))
 
 
 def conv(g: Geometry, slope: float = 1.0) -> dict[str, Any]:

@@ -37,8 +37,7 @@ def element_kernel(source: str, kernel: str, numbers: int = 0) -> Callable[..., 
     def leaf(device: str, *args: Any) -> Array:
         count = len(args) - numbers
         y = array_module(device).empty(args[0].shape, args[0].dtype)
-        pointers = [None if a is None else contiguous(device, a)[0] for a in args[:count]]
-        given = [*pointers, y, *map(float, args[count:])]
+        given = [*contiguous(device, *args[:count]), y, *map(float, args[count:])]
         launch_elements(source, kernel, y.size, given, device=device, dtype=y.dtype)
         return y
 

@@ -26,9 +26,8 @@ def _mean(kernel: str, device: str, x: Array, other: Array | None, *numbers: flo
     blocks = min(-(-x.size // THREADS), BLOCKS)
     sums, y = xp.empty(blocks, np.float64), xp.empty((), x.dtype)
     macros: Macros = {"REAL": C_REALS[x.dtype]}
-    arrays = [None if a is None else contiguous(device, a)[0] for a in (x, other)]
     with block_counters(device, 1) as counter:
-        args = [*arrays, *numbers, sums, counter, y, x.size]
+        args = [*contiguous(device, x, other), *numbers, sums, counter, y, x.size]
         launch("losses.cu", kernel, blocks, THREADS, args, device=device, macros=macros)
     return y
 
