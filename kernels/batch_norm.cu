@@ -19,28 +19,27 @@
 // Statistics of a channel are double. `centre` is the mean as REAL, and what it lacks is put into the constant term.
 // VECTOR = 4 wants x, y and gy at multiples of 16 bytes, and channels that are a multiple of 4.
 //
-// HALF, bf16 or fp16, is for input_gradient alone: what a convolution multiplies by is rounded where it is made.
+// x and gx lie in memory as X_TYPE, y and gy as Y_TYPE: REAL, or 16 bits of it, as convolutions write and read them. A load
+//   of four of these brings half the bytes, so a thread asks for twice as many.
 //
-// variants: [{"REAL": ["float"], "VECTOR": [1, 4]}, {"REAL": ["double"], "VECTOR": [1]},
-//            {"REAL": ["float"], "VECTOR": [1, 4], "HALF": ["bf16", "fp16"]}]
+// variants: [{"REAL": "float", "VECTOR": [1, 4], "X_TYPE": "float", "Y_TYPE": "float"},
+//            {"REAL": "double", "VECTOR": 1, "X_TYPE": "double", "Y_TYPE": "double"},
+//            {"REAL": "float", "VECTOR": 4, "X_TYPE": "bf16", "Y_TYPE": ["bf16", "float"]},
+//            {"REAL": "float", "VECTOR": 4, "X_TYPE": "fp16", "Y_TYPE": ["fp16", "float"]}]
 #include "common.cuh"
 #include "last_block.cuh"
-#include "ptx.cuh"
+#include "stored.cuh"
 
 #define TILE 32
 #define LANES (TILE / VECTOR)
 #define SHARES 8
 #define ROWS (SHARES * VECTOR)
-#define IN_FLIGHT 4  // loads that a thread asks for at once
-#define PAIRS 2      // of two arrays, then
+constexpr int IN_FLIGHT = sizeof(X_TYPE) == 2 ? 8 : 4;  // loads that a thread asks for at once
+constexpr int PAIRS = IN_FLIGHT / 2;                    // of two arrays, then
 
-// Of VECTOR neighbouring channels; one load or store.
-struct __align__(VECTOR * sizeof(REAL)) Values {
-  REAL of[VECTOR];
-};
-
-__device__ __forceinline__ Values load(const REAL* p) { return *reinterpret_cast<const Values*>(p); }
-__device__ __forceinline__ void store(REAL* p, const Values& values) { *reinterpret_cast<Values*>(p) = values; }
+// Of VECTOR neighbouring channels.
+using Xs = Neighbours<X_TYPE, VECTOR>;
+using Ys = Neighbours<Y_TYPE, VECTOR>;
 
 __device__ __forceinline__ int rows_of(int chunk, int rows, int chunk_rows) {
   return min(chunk_rows, rows - chunk * chunk_rows);
@@ -103,22 +102,23 @@ __device__ __forceinline__ REAL apply(const Affine& a, REAL x) { return fma(a.sl
 // running = momentum running + (1 - momentum) batch's, group after group, whose variance is the unbiased one. Null: there
 // is none.
 extern "C" __global__ void __launch_bounds__(256)
-    moments(const REAL* x, const REAL* gamma, double* means, double* squares, unsigned* finished, double* average,
+    moments(const X_TYPE* x, const REAL* gamma, double* means, double* squares, unsigned* finished, double* average,
             double* variance, double* inverse, double* scale, REAL* running_mean, REAL* running_var, double momentum,
             double epsilon, int rows, int channels, int chunk_rows) {
   const Part part = thread_part(rows, channels, chunk_rows);
-  Values origin = {};
-  if (part.count > 0) origin = load(x + part.at);
-  REAL sum[VECTOR] = {}, square[VECTOR] = {};
+  Xs first_row = {};
+  if (part.count > 0) first_row = load<X_TYPE, VECTOR>(x + part.at);
+  REAL origin[VECTOR], sum[VECTOR] = {}, square[VECTOR] = {};
+  for (int v = 0; v < VECTOR; v++) origin[v] = widened(first_row.of[v]);
   for (int first = 0; first < part.count; first += IN_FLIGHT) {
-    Values xs[IN_FLIGHT];
+    Xs xs[IN_FLIGHT];
 #pragma unroll
     for (int i = 0; i < IN_FLIGHT; i++)
-      xs[i] = first + i < part.count ? load(x + part.at + (first + i) * part.step) : origin;
+      xs[i] = first + i < part.count ? load<X_TYPE, VECTOR>(x + part.at + (first + i) * part.step) : first_row;
 #pragma unroll
     for (int i = 0; i < IN_FLIGHT; i++)
       for (int v = 0; v < VECTOR; v++) {
-        const REAL d = xs[i].of[v] - origin.of[v];
+        const REAL d = widened(xs[i].of[v]) - origin[v];
         sum[v] += d;
         square[v] += d * d;
       }
@@ -128,7 +128,7 @@ extern "C" __global__ void __launch_bounds__(256)
   for (int v = 0; v < VECTOR; v++) {
     const int lane = threadIdx.x * VECTOR + v;
     const double offset = sum[v] * inverse_count;
-    thread_means[threadIdx.y][lane] = origin.of[v] + offset;
+    thread_means[threadIdx.y][lane] = origin[v] + offset;
     thread_squares[threadIdx.y][lane] = square[v] - sum[v] * offset;
   }
   __syncthreads();  // all threads' moments are there
@@ -176,21 +176,22 @@ extern "C" __global__ void __launch_bounds__(256)
 }
 
 // y = leaky(value), where leaky(v) = v > 0 ? v : negative * v; negative = 1: no LeakyReLU.
-__device__ __forceinline__ void normalize_part(const REAL* x, REAL* y, const Part& part, const Affine (&a)[VECTOR],
+__device__ __forceinline__ void normalize_part(const X_TYPE* x, Y_TYPE* y, const Part& part, const Affine (&a)[VECTOR],
                                                REAL negative) {
   for (int first = 0; first < part.count; first += IN_FLIGHT) {
-    Values xs[IN_FLIGHT];
+    Xs xs[IN_FLIGHT];
 #pragma unroll
     for (int i = 0; i < IN_FLIGHT; i++)
-      if (first + i < part.count) xs[i] = load(x + part.at + (first + i) * part.step);
+      if (first + i < part.count) xs[i] = load<X_TYPE, VECTOR>(x + part.at + (first + i) * part.step);
 #pragma unroll
     for (int i = 0; i < IN_FLIGHT; i++) {
       if (first + i >= part.count) break;
+      REAL ys[VECTOR];
       for (int v = 0; v < VECTOR; v++) {
-        const REAL value = apply(a[v], xs[i].of[v]);
-        xs[i].of[v] = value > 0 ? value : negative * value;
+        const REAL value = apply(a[v], widened(xs[i].of[v]));
+        ys[v] = value > 0 ? value : negative * value;
       }
-      store(y + part.at + (first + i) * part.step, xs[i]);
+      store(y + part.at + (first + i) * part.step, ys);
     }
   }
 }
@@ -198,7 +199,7 @@ __device__ __forceinline__ void normalize_part(const REAL* x, REAL* y, const Par
 // y = leaky(scale (x - average) + beta).   average, scale (groups, channels); beta (channels), or (groups, channels) if
 // beta_of_group.
 extern "C" __global__ void __launch_bounds__(256)
-    normalize(const REAL* x, const double* average, const double* scale, const REAL* beta, REAL* y, REAL negative,
+    normalize(const X_TYPE* x, const double* average, const double* scale, const REAL* beta, Y_TYPE* y, REAL negative,
               bool beta_of_group, int rows, int channels, int chunk_rows) {
   const Part part = thread_part(rows, channels, chunk_rows);
   if (part.count == 0) return;
@@ -210,8 +211,8 @@ extern "C" __global__ void __launch_bounds__(256)
 
 // The same by a mean and a variance that are given, (channels): y = leaky(gamma (x - mean) / sqrt(variance + epsilon) + beta).
 extern "C" __global__ void __launch_bounds__(256)
-    normalize_given(const REAL* x, const REAL* gamma, const REAL* beta, const REAL* mean, const REAL* variance, REAL* y,
-                    double epsilon, REAL negative, int rows, int channels, int chunk_rows) {
+    normalize_given(const X_TYPE* x, const REAL* gamma, const REAL* beta, const REAL* mean, const REAL* variance,
+                    Y_TYPE* y, double epsilon, REAL negative, int rows, int channels, int chunk_rows) {
   const Part part = thread_part(rows, channels, chunk_rows);
   if (part.count == 0) return;
   Affine a[VECTOR];
@@ -227,13 +228,13 @@ __device__ __forceinline__ REAL before_leaky(const Affine& a, REAL x, REAL gy, b
   return leaky && !(apply(a, x) > 0) ? negative * gy : gy;
 }
 
-__device__ __forceinline__ void load_pairs(const REAL* x, const REAL* gy, const Part& part, int first, Values (&xs)[PAIRS],
-                                           Values (&gs)[PAIRS]) {
+__device__ __forceinline__ void load_pairs(const X_TYPE* x, const Y_TYPE* gy, const Part& part, int first,
+                                           Xs (&xs)[PAIRS], Ys (&gs)[PAIRS]) {
 #pragma unroll
   for (int i = 0; i < PAIRS; i++)
     if (first + i < part.count) {
-      xs[i] = load(x + part.at + (first + i) * part.step);
-      gs[i] = load(gy + part.at + (first + i) * part.step);
+      xs[i] = load<X_TYPE, VECTOR>(x + part.at + (first + i) * part.step);
+      gs[i] = load<Y_TYPE, VECTOR>(gy + part.at + (first + i) * part.step);
     }
 }
 
@@ -242,7 +243,7 @@ __device__ __forceinline__ void load_pairs(const REAL* x, const REAL* gy, const 
 // where g = before_leaky. given: mean and variance do not depend on x, so gx = gamma / sigma g. sums, products (groups,
 // chunks, channels): of each chunk, the sums of g and of g (x - average). finished (tiles of channels): 0 before and after.
 extern "C" __global__ void __launch_bounds__(256)
-    gradient_sums(const REAL* x, const REAL* gy, const REAL* gamma, const double* average, const double* inverse,
+    gradient_sums(const X_TYPE* x, const Y_TYPE* gy, const REAL* gamma, const double* average, const double* inverse,
                   const REAL* beta, double* sums, double* products, unsigned* finished, REAL* ggamma, REAL* gbeta,
                   double* totals, double* coefficients, REAL negative, bool given, int rows, int channels,
                   int chunk_rows) {
@@ -254,15 +255,16 @@ extern "C" __global__ void __launch_bounds__(256)
   }
   REAL sum[VECTOR] = {}, product[VECTOR] = {};
   for (int first = 0; first < part.count; first += PAIRS) {
-    Values xs[PAIRS], gs[PAIRS];
+    Xs xs[PAIRS];
+    Ys gs[PAIRS];
     load_pairs(x, gy, part, first, xs, gs);
 #pragma unroll
     for (int i = 0; i < PAIRS; i++) {
       if (first + i >= part.count) break;
       for (int v = 0; v < VECTOR; v++) {
-        const REAL g = before_leaky(a[v], xs[i].of[v], gs[i].of[v], beta, negative);
+        const REAL value = widened(xs[i].of[v]), g = before_leaky(a[v], value, widened(gs[i].of[v]), beta, negative);
         sum[v] += g;
-        product[v] += g * (xs[i].of[v] - a[v].centre);
+        product[v] += g * (value - a[v].centre);
       }
     }
   }
@@ -320,19 +322,11 @@ extern "C" __global__ void __launch_bounds__(256)
   }
 }
 
-#ifdef HALF
-// The same in 16 bits, to nearest even.
-struct __align__(VECTOR * sizeof(HALF)) Rounded {
-  HALF of[VECTOR];
-};
-#endif
-
-// gx = k0 g + k1 (x - centre) + k2, with the coefficients of gradient_sums and g as there. rounded: gx once more, as HALF,
-// as convolutions multiply it; without HALF not written.
+// gx = k0 g + k1 (x - centre) + k2, with the coefficients of gradient_sums and g as there.
 extern "C" __global__ void __launch_bounds__(256)
-    input_gradient(const REAL* x, const REAL* gy, const REAL* gamma, const double* average, const double* inverse,
-                   const REAL* beta, const double* coefficients, REAL* gx, unsigned short* rounded, REAL negative,
-                   int rows, int channels, int chunk_rows) {
+    input_gradient(const X_TYPE* x, const Y_TYPE* gy, const REAL* gamma, const double* average, const double* inverse,
+                   const REAL* beta, const double* coefficients, X_TYPE* gx, REAL negative, int rows, int channels,
+                   int chunk_rows) {
   const Part part = thread_part(rows, channels, chunk_rows);
   if (part.count == 0) return;
   const int size = gridDim.z * channels;
@@ -346,21 +340,18 @@ extern "C" __global__ void __launch_bounds__(256)
     k2[v] = static_cast<REAL>(coefficients[2 * size + s]);
   }
   for (int first = 0; first < part.count; first += PAIRS) {
-    Values xs[PAIRS], gs[PAIRS];
+    Xs xs[PAIRS];
+    Ys gs[PAIRS];
     load_pairs(x, gy, part, first, xs, gs);
 #pragma unroll
     for (int i = 0; i < PAIRS; i++) {
       if (first + i >= part.count) break;
+      REAL values[VECTOR];
       for (int v = 0; v < VECTOR; v++) {
-        const REAL g = before_leaky(a[v], xs[i].of[v], gs[i].of[v], beta, negative);
-        gs[i].of[v] = k0[v] * g + k1[v] * (xs[i].of[v] - a[v].centre) + k2[v];
+        const REAL value = widened(xs[i].of[v]), g = before_leaky(a[v], value, widened(gs[i].of[v]), beta, negative);
+        values[v] = k0[v] * g + k1[v] * (value - a[v].centre) + k2[v];
       }
-      store(gx + part.at + (first + i) * part.step, gs[i]);
-#ifdef HALF
-      Rounded values;
-      for (int v = 0; v < VECTOR; v++) round_to(gs[i].of[v], values.of[v]);
-      *reinterpret_cast<Rounded*>(rounded + part.at + (first + i) * part.step) = values;
-#endif
+      store(gx + part.at + (first + i) * part.step, values);
     }
   }
 }

@@ -8,9 +8,13 @@
 //   Grid: tiles of columns, chunks of rows.
 // Shared memory: 2 or 8 KiB, a double for each column of the tile.
 //
-// variants: [{"REAL": ["float"], "VECTOR": [4, 1]}, {"REAL": ["double"], "VECTOR": [1]}]
+// X_TYPE: how x lies in memory, REAL or 16 bits of it.
+//
+// variants: [{"REAL": "float", "VECTOR": [4, 1], "X_TYPE": "float"}, {"REAL": "double", "VECTOR": 1, "X_TYPE": "double"},
+//            {"REAL": "float", "VECTOR": 4, "X_TYPE": ["bf16", "fp16"]}]
 #include "common.cuh"
 #include "last_block.cuh"
+#include "stored.cuh"
 
 #define THREADS 256
 #define ROWS 64
@@ -27,7 +31,7 @@ __device__ __forceinline__ double every(const double* values, int c, int count, 
 // and width, and x is aligned to as much. -> y (channels), the sums over `over`. partial (chunks, channels); counters (tiles): zeros, before and
 // after.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    column_sums(const REAL* x, double* partial, unsigned* counters, REAL* y, double over, int n, int width,
+    column_sums(const X_TYPE* x, double* partial, unsigned* counters, REAL* y, double over, int n, int width,
                 int channels, int chunk_rows) {
   __shared__ double values[TILE];
   const int tile0 = blockIdx.x * TILE, column = threadIdx.x * VECTOR;
@@ -41,16 +45,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const int end = static_cast<int>(min(rows, row + static_cast<long long>(ROWS)));
 #pragma unroll 4
     for (int i = row; i < end; i++) {
-      const REAL* const from = x + ((first + i) * width + tile0 + column);
-#if VECTOR == 4
-      const float4 value = *reinterpret_cast<const float4*>(from);
-      sum[0] += value.x;
-      sum[1] += value.y;
-      sum[2] += value.z;
-      sum[3] += value.w;
-#else
-      sum[0] += *from;
-#endif
+      const auto xs = load<X_TYPE, VECTOR>(x + ((first + i) * width + tile0 + column));
+#pragma unroll
+      for (int j = 0; j < VECTOR; j++) sum[j] += widened(xs.of[j]);
     }
 #pragma unroll
     for (int j = 0; j < VECTOR; j++) total[j] += sum[j];

@@ -129,13 +129,16 @@ class Sequential(Module):
         fusing = BatchNorm2d, Conv2d, ConvTranspose2d, Linear  # these, not what is derived from them
         while modules:
             module, *modules = modules
-            following = modules[0] if modules else None
-            slope = following.slope if type(following) is LeakyReLU else 0.0 if type(following) is ReLU else None
-            if slope is not None and isinstance(module, fusing) and type(module) in fusing:
-                x = module.forward(x, slope)  # one op, which neither writes nor keeps what lies between
-                modules.pop(0)
-            else:
+            if not isinstance(module, fusing) or type(module) not in fusing:
                 x = module(x)
+                continue
+            slope = 1.0
+            if modules and type(modules[0]) in (LeakyReLU, ReLU):
+                slope = getattr(modules.pop(0), "slope", 0.0)  # one op, which neither writes nor keeps what lies between
+            if isinstance(module, Linear):
+                x = module.forward(x, slope)
+            else:  # between two of these 16 bits will do, where convolutions multiply such
+                x = module.forward(x, slope, bool(modules) and type(modules[0]) in fusing[:3])
         return x
 
     def __getitem__(self, index: int) -> Module:
@@ -176,8 +179,8 @@ class Conv2d(Module):
         self.weight = Parameter(weight_init((k, r, s, c)))
         self.bias = Parameter(init.zeros((k,))) if bias else None
 
-    def forward(self, x: Tensor, slope: float = 1.0) -> Tensor:
-        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, slope)
+    def forward(self, x: Tensor, slope: float = 1.0, half: bool = False) -> Tensor:
+        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, slope, half)
 
 
 class ConvTranspose2d(Module):
@@ -206,8 +209,9 @@ class ConvTranspose2d(Module):
         self.weight = Parameter(weight_init((k, r, s, c)))
         self.bias = Parameter(init.zeros((c,))) if bias else None
 
-    def forward(self, x: Tensor, slope: float = 1.0) -> Tensor:
-        return F.conv_transpose2d(x, self.weight, self.bias, self.stride, self.padding, self.output_padding, slope)
+    def forward(self, x: Tensor, slope: float = 1.0, half: bool = False) -> Tensor:
+        settings = self.stride, self.padding, self.output_padding, slope, half
+        return F.conv_transpose2d(x, self.weight, self.bias, *settings)
 
 
 class Linear(Module):
@@ -247,9 +251,9 @@ class BatchNorm2d(Module):
         self.running_mean = Tensor(init.zeros(shape))
         self.running_var = Tensor(init.ones(shape))
 
-    def forward(self, x: Tensor, slope: float = 1.0) -> Tensor:
-        """slope: of a LeakyReLU behind it, computed along; 1 is none."""
-        settings = self.momentum, self.epsilon, slope, self.synchronised, _groups.get()
+    def forward(self, x: Tensor, slope: float = 1.0, half: bool = False) -> Tensor:
+        """slope: of a LeakyReLU behind it, computed along; 1 is none. half: as of F.batch_norm."""
+        settings = self.momentum, self.epsilon, slope, self.synchronised, _groups.get(), half
         return F.batch_norm(x, self.gamma, self.beta, self.running_mean, self.running_var, self.training, *settings)
 
 

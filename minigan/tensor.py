@@ -29,6 +29,7 @@ from minigan.backend import (
     to_device,
     to_numpy,
 )
+from minigan.half import is_half, real_dtype, widened
 
 FLOATS = (np.dtype("float32"), np.dtype("float64"))
 
@@ -85,7 +86,8 @@ class Reducer(Protocol):
 class Tensor:
     """An n-dimensional array of float32 or float64 on a device, with the op that made it.
 
-    `data` is the NumPy or CuPy array itself, not a copy. `grad` is None, or a Tensor of the same shape: backward
+    `data` is the NumPy or CuPy array itself, not a copy. (Between some layers on a GPU the values of float32 are kept in
+    16 bits until somebody asks for `data`: see `half`.) `grad` is None, or a Tensor of the same shape: backward
     passes add to it at tensors with `requires_grad` that no op made (leaves). A parameter may have a `reducer`, by way
     of which it comes there.
     """
@@ -98,7 +100,7 @@ class Tensor:
     def __init__(self, data: Array, requires_grad: bool = False, device: str = "cpu", op: "Op | None" = None) -> None:
         self._data = data
         self.shape: tuple[int, ...] = data.shape
-        self.dtype: np.dtype = data.dtype
+        self.dtype: np.dtype = real_dtype(data)
         self.device = device
         self.requires_grad = requires_grad
         self.op = op
@@ -108,7 +110,15 @@ class Tensor:
 
     @property
     def data(self) -> Array:
+        if self.half:
+            with on_device(self.device):
+                self._data = widened(self.device, self._data)
         return self._data
+
+    @property
+    def half(self) -> bool:
+        """Whether the values are kept in 16 bits. Gradients are then kept so, too."""
+        return is_half(self._data)
 
     @data.setter
     def data(self, array: Array) -> None:
@@ -135,17 +145,17 @@ class Tensor:
 
     def numpy(self) -> np.ndarray:
         """The data as a NumPy array: the very array on the CPU, a copy from a GPU."""
-        return to_numpy(self._data)
+        return to_numpy(self.data)
 
     def item(self) -> float:
         """The value of a tensor with one element."""
         if self.size != 1:
             raise ValueError(f"item: expected a tensor with one element, got shape {self.shape}")
-        return float(self._data.reshape(())[()])
+        return float(self.data.reshape(())[()])
 
     def detach(self) -> "Tensor":
         """The same data (not a copy), cut off from the graph."""
-        same = Tensor(self._data, device=self.device)
+        same = Tensor(self.data, device=self.device)
         same._versions = self._versions
         return same
 
@@ -156,7 +166,7 @@ class Tensor:
             return self
         if self.op is not None:
             raise GraphError("to: only leaf tensors move between devices; detach() this one first")
-        return Tensor(to_device(self._data, device), self.requires_grad, device)
+        return Tensor(to_device(self.data, device), self.requires_grad, device)
 
     def backward(
         self, gradient: Operand | None = None, retain_graph: bool | None = None, create_graph: bool = False
@@ -174,20 +184,20 @@ class Tensor:
             raise DeviceError("a tensor on a CUDA device does not become a NumPy array by itself: call .numpy()")
         if copy is False and dtype is not None and np.dtype(dtype) != self.dtype:
             raise ValueError(f"a tensor of {self.dtype} does not become an array of {np.dtype(dtype)} without a copy")
-        return np.array(self._data, dtype=dtype) if copy else np.asarray(self._data, dtype=dtype)
+        return np.array(self.data, dtype=dtype) if copy else np.asarray(self.data, dtype=dtype)
 
     def __dlpack__(self, **arguments: Any) -> Any:
-        return self._data.__dlpack__(**arguments)
+        return self.data.__dlpack__(**arguments)
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        return self._data.__dlpack_device__()
+        return self.data.__dlpack_device__()
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
         # An AttributeError is how the protocol says "not on a GPU".
         if not is_cuda(self.device):
             raise AttributeError(f"tensor on device {self.device!r} has no __cuda_array_interface__")
-        return self._data.__cuda_array_interface__
+        return self.data.__cuda_array_interface__
 
     def __float__(self) -> float:
         return self.item()
@@ -345,10 +355,12 @@ class Op:
     - samples(rng) -> iterable of (input arrays, settings), at odd sizes and away from kinks, that the tests check.
     `saved_inputs` are the inputs whose values backward reads; the others are not kept alive. None means all of them.
     `keeps_output` says that backward reads the output, too.
+    `takes_half` are the inputs that forward takes in 16 bits, if they are kept so; it may return such an array.
     """
 
     saved_inputs: ClassVar[tuple[int, ...] | None] = None
     keeps_output: ClassVar[bool] = False
+    takes_half: ClassVar[tuple[int, ...]] = ()
 
     device: str
     inputs: tuple[Tensor, ...] = ()  # none once the graph is freed
@@ -387,7 +399,7 @@ class Op:
                 raise TypeError(f"{self._name()}: expected tensors of one dtype, got {_kinds(inputs)}")
         self.device = first.device
         with on_device(self.device):
-            y = self.forward(*[t._data for t in inputs])
+            y = self.forward(*[t._data if i in self.takes_half else t.data for i, t in enumerate(inputs)])
         # NumPy turns arrays without dimensions into scalars.
         y = Tensor(y if is_cuda(self.device) else np.asarray(y), device=self.device)
         if debugging.checking:
@@ -454,7 +466,7 @@ class Fused(Op, abstract=True):
 
     A subclass defines `gradients(gy array) -> tuple of arrays` in place of backward, and `composed(*inputs) ->
     Tensor`: the same function made of simpler ops. Where the gradient has to be differentiable, it is taken through
-    `composed`.
+    `composed`. If it takes an input in 16 bits, `gradients` takes gy so, too.
     """
 
     def gradients(self, gy: Array) -> tuple[Array | None, ...]:
@@ -465,7 +477,7 @@ class Fused(Op, abstract=True):
 
     def backward(self, gy: Tensor) -> tuple[Tensor | None, ...]:
         if not is_grad_enabled():
-            arrays = self.gradients(gy.data)
+            arrays = self.gradients(gy._data if self.takes_half else gy.data)
             if not is_cuda(self.device):  # NumPy turns arrays without dimensions into scalars
                 arrays = tuple(None if a is None else np.asarray(a) for a in arrays)
             return tuple(None if a is None else Tensor(a, device=self.device) for a in arrays)

@@ -23,6 +23,7 @@
 // requires: sm_80
 #include "common.cuh"
 #include "geometry.cuh"
+#include "output.cuh"
 #include "ptx.cuh"
 #include "ring.cuh"
 #include "rounding.cuh"
@@ -92,7 +93,8 @@ __device__ __forceinline__ void read_b(unsigned (&fragments)[TILES_N][2], const 
 }
 
 template <class Pass>
-__device__ __forceinline__ void product(const Pass& whole, const HALF* a, const HALF* b, const float* bias, float* y) {
+__device__ __forceinline__ void product(const Pass& whole, const HALF* a, const HALF* b, const float* bias,
+                                        const Output& y) {
   using A = decltype(whole.a);
   using B = decltype(whole.b);
   DYN_SHARED(HALF, ring);
@@ -124,12 +126,18 @@ __device__ __forceinline__ void product(const Pass& whole, const HALF* a, const 
       if (row >= pass.rows) continue;
       const int begin = pass.output(row);
 #pragma unroll
-      for (int j = 0; j < TILES_N; j++)
+      for (int j = 0; j < TILES_N; j++) {
+        const int column = column0 + warp_column + j * 8 + lane % 4 * 2;
+        const float* const two = sums[i][j] + half * 2;
+        if (y.halves) {
+          if (column < pass.columns)
+            write_pair(y, begin + column, pass.finish(two[0], bias, column), pass.finish(two[1], bias, column + 1));
+        } else {
 #pragma unroll
-        for (int e = 0; e < 2; e++) {
-          const int column = column0 + warp_column + j * 8 + lane % 4 * 2 + e;
-          if (column < pass.columns) y[begin + column] = pass.finish(sums[i][j][half * 2 + e], bias, column);
+          for (int e = 0; e < 2; e++)
+            if (column + e < pass.columns) write(y, begin + column + e, pass.finish(two[e], bias, column + e));
         }
+      }
     }
 }
 

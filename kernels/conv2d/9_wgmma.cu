@@ -26,6 +26,7 @@
 // requires: sm_90a
 #include "common.cuh"
 #include "geometry.cuh"
+#include "output.cuh"
 #include "ptx.cuh"
 #include "ring.cuh"
 #include "rounding.cuh"
@@ -98,11 +99,12 @@ struct Source<Operand, LINES, VECTOR, false> : PackedTiles<HALF, LINES * BK> {
 // ---- preparing operands ---------------------------------------------------------------------------------------------
 
 // Both operands of a pass, float -> HALF: the first as it lies, the second in tiles. choose(class) is the pass of which
-// operand(pass) is the dense one. One thread four numbers.
+// operand(pass) is the dense one. One thread four numbers. second_half: the second, if it has 16 bits already; else null.
 template <int LINES, class Choose, class Operand>
 __device__ __forceinline__ void prepare(const float* first, HALF* rounded, const Padding& first_padding,
-                                        const float* second, HALF* packed, const Padding& second_padding,
-                                        const Packing& packing, Choose choose, Operand operand) {
+                                        const float* second, const HALF* second_half, HALF* packed,
+                                        const Padding& second_padding, const Packing& packing, Choose choose,
+                                        Operand operand) {
   const int rounded_fours = first_padding.padded_rows * (first_padding.padded_channels / 4);
   constexpr int TILE_FOURS = LINES * BK / 4;
   const int packed_fours = packing.depth_tiles * packing.classes * packing.line_tiles * TILE_FOURS;
@@ -117,8 +119,10 @@ __device__ __forceinline__ void prepare(const float* first, HALF* rounded, const
     const int line = tile % packing.line_tiles * LINES + at.line, depth = rest / packing.classes * BK + at.step;
     const int index = element(dense, dense.line(line), depth, pass.end);
     const int channels = second_padding.padded_channels;
-    reinterpret_cast<uint2*>(packed)[i] =
-        index < 0 ? make_uint2(0, 0) : four_rounded(second, second_padding, index / channels, index % channels);
+    uint2 four = make_uint2(0, 0);
+    if (index >= 0 && second_half) four = *reinterpret_cast<const uint2*>(second_half + index);
+    else if (index >= 0) four = four_rounded(second, second_padding, index / channels, index % channels);
+    reinterpret_cast<uint2*>(packed)[i] = four;
   }
 }
 
@@ -127,7 +131,7 @@ extern "C" __global__ void __launch_bounds__(256)
     prepare_forward(const float* x, HALF* rounded, Padding x_padding, const float* w, HALF* packed, Padding w_padding,
                     Packing packing, Conv g) {
   prepare<BN>(
-      x, rounded, x_padding, w, packed, w_padding, packing, [&](int) { return Forward(g); },
+      x, rounded, x_padding, w, nullptr, packed, w_padding, packing, [&](int) { return Forward(g); },
       [](const Forward& pass) { return pass.b; });
 }
 
@@ -136,23 +140,24 @@ extern "C" __global__ void __launch_bounds__(256)
     prepare_input_grad(const float* gy, HALF* rounded, Padding gy_padding, const float* w, HALF* packed,
                        Padding w_padding, Packing packing, Conv g) {
   prepare<BN>(
-      gy, rounded, gy_padding, w, packed, w_padding, packing, [&](int number) { return InputGrad(g, number); },
+      gy, rounded, gy_padding, w, nullptr, packed, w_padding, packing, [&](int number) { return InputGrad(g, number); },
       [](const InputGrad& pass) { return pass.b; });
 }
 
-// x -> rounded (N, H, W, C), gy -> packed.
+// x -> rounded (N, H, W, C), gy, or half_gy, -> packed.
 extern "C" __global__ void __launch_bounds__(256)
-    prepare_weight_grad(const float* x, HALF* rounded, Padding x_padding, const float* gy, HALF* packed,
-                        Padding gy_padding, Packing packing, Conv g) {
+    prepare_weight_grad(const float* x, HALF* rounded, Padding x_padding, const float* gy, const HALF* half_gy,
+                        HALF* packed, Padding gy_padding, Packing packing, Conv g) {
   prepare<BM>(
-      x, rounded, x_padding, gy, packed, gy_padding, packing, [&](int) { return WeightGrad(g, 0, g.n * g.p * g.q); },
+      x, rounded, x_padding, gy, half_gy, packed, gy_padding, packing, [&](int) { return WeightGrad(g, 0, g.n * g.p * g.q); },
       [](const WeightGrad& pass) { return pass.a; });
 }
 
 // ---- the product ----------------------------------------------------------------------------------------------------
 
 template <class Pass>
-__device__ __forceinline__ void product(const Pass& pass, const HALF* a, const HALF* b, const float* bias, float* y) {
+__device__ __forceinline__ void product(const Pass& pass, const HALF* a, const HALF* b, const float* bias,
+                                        const Output& y) {
   using A = decltype(pass.a);
   using B = decltype(pass.b);
   using TileA = Swizzled<A, BM>;

@@ -1,25 +1,27 @@
 // passes_16_bits.cuh: the kernels of the rungs whose operands have 16 bits, HALF, the same in each. As in passes.cuh,
 // but g counts the padded channels, and only `channels` of them are written. Included behind a rung's own code, which
-// defines THREADS, BM, BN and product(pass, a, b, bias, y).
+// defines THREADS, BM, BN and product(pass, a, b, bias, y), with y an Output.
 #pragma once
 
 #include "geometry.cuh"
+#include "output.cuh"
 #include "slices.cuh"
 
-// x (N, H, W, C), w (K, R, S, C), bias (channels) or null -> y (N, P, Q, channels).
+// x (N, H, W, C), w (K, R, S, C), bias (channels) or null -> y (N, P, Q, channels), or the same in 16 bits, half_y; the
+// other one is null.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
-conv2d_forward(const HALF* x, const HALF* w, const float* bias, float* y, Conv g, int channels) {
+conv2d_forward(const HALF* x, const HALF* w, const float* bias, float* y, HALF* half_y, Conv g, int channels) {
   Forward pass(g);
   pass.columns = channels;
-  product(pass, x, w, bias, y);
+  product(pass, x, w, bias, Output{y, half_y});
 }
 
-// gy (N, P, Q, K), w (K, R, S, C), bias (channels) or null -> gx (N, H, W, channels).
+// gy (N, P, Q, K), w (K, R, S, C), bias (channels) or null -> gx (N, H, W, channels), or half_gx.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
-conv2d_input_grad(const HALF* gy, const HALF* w, const float* bias, float* gx, Conv g, int channels) {
+conv2d_input_grad(const HALF* gy, const HALF* w, const float* bias, float* gx, HALF* half_gx, Conv g, int channels) {
   InputGrad pass(g, blockIdx.z);
   pass.columns = channels;
-  if (blockIdx.x * BM < pass.rows) product(pass, gy, w, bias, gx);  // the same for all threads of the block
+  if (blockIdx.x * BM < pass.rows) product(pass, gy, w, bias, Output{gx, half_gx});  // the same for all threads of the block
 }
 
 // x (N, H, W, C), gy (N, P, Q, K) -> gw (filters, R, S, channels).   partial, counters: as in passes.cuh, but partial
@@ -29,7 +31,7 @@ conv2d_weight_grad(const HALF* x, const HALF* gy, float* gw, float* partial, uns
                    int channels, int slice_depth) {
   WeightGrad pass(g, blockIdx.z, slice_depth);
   if (partial) pass.into_tiles(TILE_ROWS, TILE_COLUMNS, tile_row(), tile_column());
-  product(pass, gy, x, static_cast<const float*>(nullptr), partial ? partial : gw);
+  product(pass, gy, x, static_cast<const float*>(nullptr), Output{partial ? partial : gw, nullptr});
   if (partial)
     add_slices(partial, counters + 1, filters, pass.columns, nullptr, [&](int row, int column, float sum) {
       const int tap = column / g.c, c = column % g.c;

@@ -9,19 +9,21 @@
 // Shared memory: 8 channels of the 20 x 36 pixels that these read, 12 floats apart, so that the 16-byte reads of
 //   neighbouring lanes meet different banks (eight lanes at once: 12 i mod 32 are the multiples of 4); and 25 x 3 x 8
 //   numbers of the filters. 36960 bytes.
-// Input gradient: parity class blockIdx.z. Sums are float; every factor is as it is, in any precision.
+// Input gradient: parity class blockIdx.z. Sums are float; every factor is as it is, in any precision: a is float, or
+//   A_TYPE of 16 bits, where the layer before has left those.
 // Next: pixels below each other read the same rows of the image; a thread that kept them would read less.
 //
-// variants: [{"VECTOR_A": [4, 1]}]
+// variants: [{"VECTOR_A": [4, 1], "A_TYPE": "float"}, {"VECTOR_A": 4, "A_TYPE": ["bf16", "fp16"]}]
 #include "common.cuh"
 #include "geometry.cuh"
+#include "stored.cuh"
 
 constexpr int COLUMNS = 3, TAPS = 5, ROWS = 4, TILE_H = 16, TILE_W = 32, THREADS = TILE_W * TILE_H / ROWS;
 constexpr int CHANNELS = 8, PITCH = CHANNELS + 4, READ_H = TILE_H + TAPS - 1, READ_W = TILE_W + TAPS - 1;
 static_assert(CHANNELS % VECTOR_A == 0 && CHANNELS % 4 == 0, "shared memory is read in vectors of four");
 
 template <class Pass>
-__device__ __forceinline__ void product(const Pass& pass, const float* a, const float* b, const float* bias, float* y) {
+__device__ __forceinline__ void product(const Pass& pass, const A_TYPE* a, const float* b, const float* bias, float* y) {
   __shared__ __align__(16) float image[READ_H * READ_W * PITCH], filters[TAPS * TAPS * COLUMNS * CHANNELS];
   const Patches& of = pass.a.patches;
   const int tiles_w = ceil_div(of.pixels_w, TILE_W), tiles = ceil_div(of.pixels_h, TILE_H) * tiles_w;
@@ -39,13 +41,13 @@ __device__ __forceinline__ void product(const Pass& pass, const float* a, const 
       const int pixel = i / (CHANNELS / VECTOR_A), c = i % (CHANNELS / VECTOR_A) * VECTOR_A;
       const int h = h0 + pixel / read_w, w = w0 + pixel % read_w;
       const bool inside = h >= 0 && h < of.height && w >= 0 && w < of.width && c0 + c < of.channels;
-      const float* const from = a + (inside ? ((n * of.height + h) * of.width + w) * of.channels + c0 + c : 0);
-      float* const to = image + pixel * PITCH + c;
-      if (VECTOR_A == 4) {
-        *reinterpret_cast<float4*>(to) = inside ? *reinterpret_cast<const float4*>(from) : make_float4(0, 0, 0, 0);
-      } else {
-        *to = inside ? *from : 0;
-      }
+      const A_TYPE* const from = a + (inside ? ((n * of.height + h) * of.width + w) * of.channels + c0 + c : 0);
+      Neighbours<A_TYPE, VECTOR_A> values = {};
+      if (inside) values = load<A_TYPE, VECTOR_A>(from);
+      float floats[VECTOR_A];
+#pragma unroll
+      for (int v = 0; v < VECTOR_A; v++) floats[v] = widened(values.of[v]);
+      store(image + pixel * PITCH + c, floats);
     }
     for (int i = threadIdx.x; i < taps * COLUMNS * CHANNELS; i += THREADS) {
       const int c = c0 + i % CHANNELS, column = i / CHANNELS % COLUMNS, tap = i / CHANNELS / COLUMNS;
@@ -94,14 +96,14 @@ __device__ __forceinline__ void product(const Pass& pass, const float* a, const 
 
 // x (N, H, W, C), w (K, R, S, C), bias (K) or null -> y (N, P, Q, K).   Grid: tiles of all images.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
-conv2d_forward(const float* x, const float* w, const float* bias, float* y, Conv g) {
+conv2d_forward(const A_TYPE* x, const float* w, const float* bias, float* y, Conv g) {
   product(Forward(g), x, w, bias, y);
 }
 
 // gy (N, P, Q, K), w (K, R, S, C), bias (C) or null -> gx (N, H, W, C).   Grid: tiles of all images of the largest class,
 // 1, classes.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
-conv2d_input_grad(const float* gy, const float* w, const float* bias, float* gx, Conv g) {
+conv2d_input_grad(const A_TYPE* gy, const float* w, const float* bias, float* gx, Conv g) {
   const InputGrad pass(g, blockIdx.z);
   const Patches& of = pass.a.patches;
   // The same for all threads of the block; a class may have fewer tiles than the largest one.

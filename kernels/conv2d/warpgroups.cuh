@@ -30,12 +30,17 @@ struct PackedTiles {
   }
 };
 
+__device__ __forceinline__ void write(float* y, int at, float value) { y[at] = value; }
+__device__ __forceinline__ void write_pair(float* y, int at, float first, float second) {
+  *reinterpret_cast<float2*>(y + at) = make_float2(first, second);
+}
+
 // The sums of one warpgroup, 64 x 2 N (ptx.cuh says which lane holds which), from row and column on. Element (row,
 // column) of the product lies at output(row) + column * columns_apart. Where columns lie side by side and are even in
-// number, a lane's two neighbours are one write of 8 bytes, so that four lanes fill a sector of 32.
-template <class Pass, int N>
+// number, a lane's two neighbours are one write of 8 bytes, so that four lanes fill a sector of 32. y: float*, or Output.
+template <class Pass, int N, class Y>
 __device__ __forceinline__ void write_sums(const Pass& pass, const float (&sums)[N], int first_row, int first_column,
-                                           int columns_apart, const float* bias, float* y) {
+                                           int columns_apart, const float* bias, const Y& y) {
   const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
   const bool pairs = columns_apart == 1 && pass.columns % 2 == 0;
 #pragma unroll
@@ -49,13 +54,12 @@ __device__ __forceinline__ void write_sums(const Pass& pass, const float (&sums)
       const float* const two = sums + j * 4 + half * 2;
       if (pairs) {
         if (column < pass.columns)
-          *reinterpret_cast<float2*>(y + begin + column) =
-              make_float2(pass.finish(two[0], bias, column), pass.finish(two[1], bias, column + 1));
+          write_pair(y, begin + column, pass.finish(two[0], bias, column), pass.finish(two[1], bias, column + 1));
       } else {
 #pragma unroll
         for (int e = 0; e < 2; e++)
           if (column + e < pass.columns)
-            y[begin + (column + e) * columns_apart] = pass.finish(two[e], bias, column + e);
+            write(y, begin + (column + e) * columns_apart, pass.finish(two[e], bias, column + e));
       }
     }
   }

@@ -19,7 +19,8 @@ Samples = Iterator[tuple[tuple[np.ndarray, ...], dict[str, Any]]]
 
 # statistics(device, x, gamma, epsilon, groups, running_mean, running_var, momentum): of each group and channel,
 # (groups, C), the mean, the biased variance, 1 / sqrt(variance + epsilon), and gamma times that; running statistics
-# are updated along. Whatever takes a slope has a LeakyReLU of that slope behind it: 1 is none.
+# are updated along. Whatever takes a slope has a LeakyReLU of that slope behind it: 1 is none. On a GPU x and gy may
+# have 16 bits, gx then has them as x does, and y if that is asked for last.
 statistics = dispatch(cpu=batch_norm_cpu.statistics, cuda=batch_norm_cuda.statistics)
 normalize = dispatch(cpu=batch_norm_cpu.normalize, cuda=batch_norm_cuda.normalize)
 normalize_given = dispatch(cpu=batch_norm_cpu.normalize_given, cuda=batch_norm_cuda.normalize_given)
@@ -42,25 +43,26 @@ class BatchNorm(Fused):
     synchronised: bool = False
     groups: int = 1
     running: tuple[Array | None, Array | None, float] = (None, None, 0.0)
+    half: bool = False  # whether the result may be kept in 16 bits
+
+    takes_half = (0,)
 
     def forward(self, x: Array, gamma: Array, beta: Array, *given: Array) -> Array:
         if given:
-            return normalize_given(self.device, x, gamma, beta, *given, self.epsilon, self.slope)
+            return normalize_given(self.device, x, gamma, beta, *given, self.epsilon, self.slope, self.half)
         args = self.device, x, gamma, self.epsilon, self.groups, *self.running
         found = over_ranks(statistics, *args) if self.synchronised else statistics(*args)
         self.average, self.variance, self.inverse, scale = found
-        return normalize(self.device, x, self.average, scale, beta, self.slope)
+        return normalize(self.device, x, self.average, scale, beta, self.slope, self.half)
 
     def gradients(self, gy: Array) -> tuple[Array | None, ...]:
-        x, gamma, beta, *given = (t.data for t in self.inputs)
+        gamma, beta, *given = (t.data for t in self.inputs[1:])
+        x = self.inputs[0].data if self.synchronised else self.inputs[0]._data
         known = given_statistics(given[0], given[1], self.epsilon) if given else (self.average, self.inverse)
-        # The convolution before this op multiplies by gx, unless other ranks have a say in it.
-        rounded = None if self.synchronised else getattr(self.inputs[0].op, "of_gradient", None)
-        settings = self.slope, bool(given), rounded
-        gx, *sums, totals = batch_norm_gradients(self.device, x, gamma, *known, gy, beta, *settings)
+        gx, *sums, totals = batch_norm_gradients(self.device, x, gamma, *known, gy, beta, self.slope, bool(given))
         if given:
             return gx, *sums, *given_gradients(gamma, known[1], totals)
-        if self.synchronised:
+        if self.synchronised:  # in float32, as more is added
             gx += normalize(self.device, x, self.average, *excess(gamma, self.inverse, totals, x.size))
         return gx, *sums
 
@@ -114,6 +116,7 @@ def batch_norm(
     slope: float = 1.0,
     synchronised: bool = False,
     groups: int = 1,
+    half: bool = False,
 ) -> Tensor:
     """(N, ..., C) normalised for each channel over all other axes, times gamma (C,), plus beta (C,).
 
@@ -122,6 +125,7 @@ def batch_norm(
     slope: of a LeakyReLU behind it, which costs next to nothing here; 1 is none.
     synchronised: the batch is that of all ranks of a data-parallel program together.
     groups: the N images are so many batches, one after the other, and treated as if each came by itself.
+    half: the result may be kept in 16 bits, as the layer behind reads such; it is, if x is.
     Raises ValueError in training if there is only one value for each channel, whose variance is undefined.
     """
     c = x.shape[-1:] or (0,)
@@ -131,13 +135,13 @@ def batch_norm(
     if not training:
         if running_mean is None or running_var is None:
             raise ValueError("batch_norm: expected running_mean and running_var where training=False, got None")
-        return BatchNorm(epsilon, slope)(x, gamma, beta, running_mean.detach(), running_var.detach())
+        return BatchNorm(epsilon, slope, half=half)(x, gamma, beta, running_mean.detach(), running_var.detach())
     if groups < 1 or len(x) % groups:
         raise ValueError(f"batch_norm: expected as many images in each of {groups} groups, got an input of {x.shape}")
     if round(x.size // max(1, c[0] * groups) / (world().weight if synchronised else 1)) < 2:
         raise ValueError(f"batch_norm: expected at least 2 values for each channel in training, got {x.shape}")
     running = [None if t is None else t.data for t in (running_mean, running_var)]
-    y = BatchNorm(epsilon, slope, synchronised, groups, (running[0], running[1], momentum))(x, gamma, beta)
+    y = BatchNorm(epsilon, slope, synchronised, groups, (running[0], running[1], momentum), half)(x, gamma, beta)
     for t in (running_mean, running_var):
         if t is not None:
             t.mark_changed()

@@ -123,7 +123,7 @@ def _affine(dtype: np.dtype, average: Array, scale: Array, beta: Array) -> tuple
     return tuple(np.ascontiguousarray(a, dtype) for a in (centre, scale, shift))
 
 
-def normalize(x: Array, average: Array, scale: Array, beta: Array, slope: float = 1.0) -> Array:
+def normalize(x: Array, average: Array, scale: Array, beta: Array, slope: float = 1.0, _: bool = False) -> Array:
     """average, scale (groups, C); beta (C,), or (groups, C)."""
     y = np.empty(x.shape, x.dtype)
     parts, outs = (_groups(a, len(average)) for a in (x, y))
@@ -136,7 +136,7 @@ def normalize(x: Array, average: Array, scale: Array, beta: Array, slope: float 
 
 
 def normalize_given(
-    x: Array, gamma: Array, beta: Array, mean: Array, variance: Array, epsilon: float, slope: float
+    x: Array, gamma: Array, beta: Array, mean: Array, variance: Array, epsilon: float, slope: float, _: bool
 ) -> Array:
     average, inverse = given_statistics(mean, variance, epsilon)
     return normalize(x, average, gamma * inverse, beta, slope)
@@ -151,7 +151,6 @@ def gradients(
     beta: Array,
     slope: float = 1.0,
     given: bool = False,
-    _: Any = None,
 ) -> tuple[Array, ...]:
     """gx (..., C), ggamma (C,), gbeta (C,), and (2, groups, C) the latter two of each group, as float64.
 

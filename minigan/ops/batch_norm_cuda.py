@@ -4,11 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from minigan.backend import Array, address, array_module, contiguous, matmul_precision
+from minigan.backend import Array, address, array_module, contiguous
 from minigan.block_counters import block_counters
+from minigan.half import C_HALVES, aligned, is_half, real_dtype, widened
 from minigan.kernel_launch import C_REALS, Macros, launch
-from minigan.ops.conv2d_ladder import HALF_DTYPES
-from minigan.ops.rounded import Rounded
 
 TILE = 32  # channels of a block
 BLOCKS = 512  # into about so many are large arrays cut, which is 4 for each multiprocessor of a large GPU
@@ -18,15 +17,19 @@ ROWS_OF_A_THREAD = 4  # the least, as many as batch_norm.cu has in flight
 class _Kernels:
     """The kernels of batch_norm.cu for x (groups x N, ..., C): a block has 32 channels and a chunk of a group's rows.
 
-    How the rows are cut depends on the shape of a group alone, and so does what is added to what.
+    How the rows are cut depends on the shape of a group alone, and so does what is added to what. y: or gy, None: as x.
     """
 
-    def __init__(self, device: str, x: Array, groups: int, *others: Array) -> None:
-        self.device, self.xp, self.dtype, self.channels = device, array_module(device), x.dtype, x.shape[-1]
+    def __init__(self, device: str, x: Array, groups: int, y: Array | None = None, *others: Array) -> None:
+        self.device, self.xp, self.channels = device, array_module(device), x.shape[-1]
+        y = x if y is None else y
+        real = C_REALS[real_dtype(x)]
+        self.macros: Macros = {"REAL": real}
+        self.macros |= {name: C_HALVES.get(a.dtype, real) for name, a in (("X_TYPE", x), ("Y_TYPE", y))}
         self.groups, self.rows = groups, x.size // max(1, self.channels * groups)
         self.tiles = -(-self.channels // TILE)
-        whole = self.channels % 4 == 0 and all(address(a) % 16 == 0 for a in (x, *others))
-        self.vector = 4 if whole and x.dtype == np.float32 else 1
+        whole = self.channels % 4 == 0 and all(address(a) % 16 == 0 for a in (x, y, *others))
+        self.vector = 4 if whole and real == "float" else 1
         least = ROWS_OF_A_THREAD * 8 * self.vector
         limit = max(1, BLOCKS // max(1, self.tiles))
         self.chunk_rows = max(least, -(-self.rows // limit))
@@ -39,11 +42,10 @@ class _Kernels:
         """For a sum over the rows of each chunk."""
         return self.empty(self.groups, self.chunks, self.channels)
 
-    def __call__(self, kernel: str, *args: Any, **more: str) -> None:
+    def __call__(self, kernel: str, *args: Any) -> None:
         if self.rows and self.channels:
             grid, block = (self.tiles, self.chunks, self.groups), (TILE // self.vector, 8 * self.vector)
-            macros: Macros = {"REAL": C_REALS[self.dtype], "VECTOR": self.vector, **more}
-            sizes = self.rows, self.channels, self.chunk_rows
+            macros, sizes = {**self.macros, "VECTOR": self.vector}, (self.rows, self.channels, self.chunk_rows)
             launch("batch_norm.cu", kernel, grid, block, (*args, *sizes), device=self.device, macros=macros)
 
     def counting(self, kernel: str, before: Any, after: Any) -> None:
@@ -62,7 +64,7 @@ def statistics(
     running_var: Array | None = None,
     momentum: float = 0.0,
 ) -> tuple[Array, ...]:
-    x, gamma = contiguous(device, x, gamma)
+    x, gamma = contiguous(device, _aligned(x), gamma)
     run = _Kernels(device, x, groups)
     found = tuple(run.empty(groups, run.channels) for _ in range(4))
     after = *found, running_mean, running_var, float(momentum), float(epsilon)
@@ -70,20 +72,40 @@ def statistics(
     return found
 
 
-def normalize(device: str, x: Array, average: Array, scale: Array, beta: Array, slope: float = 1.0) -> Array:
+def _aligned(x: Array) -> Array:
+    """The kernels of 16 bits read four at once, always."""
+    return aligned(x) if is_half(x) else x
+
+
+def _result(device: str, x: Array, half: bool) -> Array:
+    """Memory for y. half: of x's format, if x has 16 bits."""
+    return array_module(device).empty(x.shape, x.dtype if half else real_dtype(x))
+
+
+def normalize(
+    device: str, x: Array, average: Array, scale: Array, beta: Array, slope: float = 1.0, half: bool = False
+) -> Array:
     """average, scale (groups, C); beta (C,), or (groups, C)."""
-    x, average, scale, beta = contiguous(device, x, average, scale, beta)
-    y = array_module(device).empty(x.shape, x.dtype)
+    x, average, scale, beta = contiguous(device, _aligned(x), average, scale, beta)
+    y = _result(device, x, half)
     args = x, average, scale, beta, y, float(slope), beta.ndim == 2
     _Kernels(device, x, len(average), y)("normalize", *args)
     return y
 
 
 def normalize_given(
-    device: str, x: Array, gamma: Array, beta: Array, mean: Array, variance: Array, epsilon: float, slope: float
+    device: str,
+    x: Array,
+    gamma: Array,
+    beta: Array,
+    mean: Array,
+    variance: Array,
+    epsilon: float,
+    slope: float,
+    half: bool = False,
 ) -> Array:
-    x, *given = contiguous(device, x, gamma, beta, mean, variance)
-    y = array_module(device).empty(x.shape, x.dtype)
+    x, *given = contiguous(device, _aligned(x), gamma, beta, mean, variance)
+    y = _result(device, x, half)
     _Kernels(device, x, 1, y)("normalize_given", x, *given, y, float(epsilon), float(slope))
     return y
 
@@ -98,22 +120,18 @@ def gradients(
     beta: Array,
     slope: float = 1.0,
     given: bool = False,
-    rounded: Rounded | None = None,
 ) -> tuple[Array, ...]:
-    """rounded: where a convolution, whose output x is, looks for gx in 16 bits."""
-    x, gamma, average, inverse, gy, beta = contiguous(device, x, gamma, average, inverse, gy, beta)
+    gy = gy if gy.dtype == x.dtype else widened(device, gy)
+    if is_half(x):
+        gy = aligned(gy)
+    x, gamma, average, inverse, gy, beta = contiguous(device, _aligned(x), gamma, average, inverse, gy, beta)
     new = array_module(device).empty if x.size else array_module(device).zeros  # sums of nothing
     gx, ggamma, gbeta = (new(a.shape, a.dtype) for a in (x, gamma, gamma))
-    groups, precision, copy = len(average), matmul_precision(device), None
-    # Channels that convolutions would not pad.
-    if rounded is not None and precision in HALF_DTYPES and x.dtype == np.float32 and x.shape[-1] % 8 == 0:
-        copy = new(gx.shape, HALF_DTYPES[precision])
-        rounded.leave(gx, precision, copy)
-    run = _Kernels(device, x, groups, gy, gx, *([] if copy is None else [copy]))
+    groups = len(average)
+    run = _Kernels(device, x, groups, gy, gx)
     totals, coefficients = run.empty(2, groups, run.channels), run.empty(3, groups, run.channels)
     args = x, gy, gamma, average, inverse, None if slope == 1 else beta
     sums = ggamma, gbeta, totals, coefficients, float(slope), given
     run.counting("gradient_sums", (*args, run.partial(), run.partial()), sums)
-    bits, more = (None, {}) if copy is None else (copy.view(np.uint16), {"HALF": precision})
-    run("input_gradient", *args, coefficients, gx, bits, float(slope), **more)
+    run("input_gradient", *args, coefficients, gx, float(slope))
     return gx, ggamma, gbeta, totals

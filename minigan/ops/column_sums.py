@@ -7,6 +7,7 @@ import numpy as np
 from minigan.backend import Array, address, array_module, contiguous, dispatch
 from minigan.block_counters import block_counters
 from minigan.cpu import ELEMENTS_PER_THREAD, jit, parallel
+from minigan.half import C_HALVES, FLOAT32, aligned, is_half, real_dtype
 from minigan.kernel_launch import C_REALS, launch
 
 # So many rows are added up as they are, in float32 perhaps; these sums are then added in float64.
@@ -37,7 +38,7 @@ def _column_sums_cpu(x: Array, over: float = 1.0) -> Array:
 def _cut(x: Array) -> tuple[int, int]:
     """(numbers that a thread reads at once, rows of x that are read as one): see sums.cu."""
     channels = x.shape[1]
-    for vector in (4, 1) if x.dtype == np.float32 and address(x) % 16 == 0 and x.size % 4 == 0 else (1,):
+    for vector in (4, 1) if real_dtype(x) == FLOAT32 and address(x) % 16 == 0 and x.size % 4 == 0 else (1,):
         period = vector // math.gcd(channels, vector)  # so many rows are a whole number of vectors
         fold = THREADS * vector // channels // period * period
         if fold or channels % vector == 0:
@@ -47,19 +48,20 @@ def _cut(x: Array) -> tuple[int, int]:
 
 def _column_sums_cuda(device: str, x: Array, over: float = 1.0) -> Array:
     xp = array_module(device)
-    (x,) = contiguous(device, x)
+    (x,) = (aligned(x),) if is_half(x) else contiguous(device, x)
     vector, fold = _cut(x)
-    y, width = xp.empty(x.shape[1], x.dtype), fold * x.shape[1]
+    y, width = xp.empty(x.shape[1], real_dtype(x)), fold * x.shape[1]
     tiles, rows = -(-width // (THREADS * vector)), -(-len(x) // fold)
     chunk_rows = max(LEAST_ROWS, -(-rows // max(1, BLOCKS // tiles)))
     chunks = -(-rows // chunk_rows)
     partial = xp.empty((chunks, y.size), np.float64) if chunks > 1 else None
-    macros = {"REAL": C_REALS[x.dtype], "VECTOR": vector}
+    macros = {"REAL": C_REALS[y.dtype], "VECTOR": vector, "X_TYPE": C_HALVES.get(x.dtype, C_REALS[y.dtype])}
     with block_counters(device, tiles) as counters:
         args = [x, partial, counters, y, float(over), x.size, width, y.size, chunk_rows]
         launch("sums.cu", "column_sums", (tiles, chunks), THREADS, args, device=device, macros=macros)
     return y
 
 
-# column_sums(device, x, over): (M, C), with elements -> (C,), the sums divided by `over`
+# column_sums(device, x, over): (M, C), with elements -> (C,), the sums divided by `over`. On a GPU x may have 16 bits,
+# where C is a multiple of 4.
 column_sums = dispatch(cpu=_column_sums_cpu, cuda=_column_sums_cuda)

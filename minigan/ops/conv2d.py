@@ -6,7 +6,7 @@ is `input_grad` under another name (Dumoulin and Visin, "A guide to convolution 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -35,11 +35,16 @@ def _parameter_gradients(
     """Of the weight; and of the bias, if there is one: x or gy, as `of` says, summed over all pixels."""
     needed = op.needed[1:]
     if needed == (True, True) and not is_grad_enabled():
-        both = conv_weight_and_bias_grad(op.device, x.data, gy.data, weight_grad.geometry, of)
+        both = conv_weight_and_bias_grad(op.device, x._data, gy._data, weight_grad.geometry, of)
         if both is not None:
             return tuple(Tensor(a, device=op.device) for a in both)
     gw = weight_grad(x, gy) if needed[0] else None
     return gw, *(sum({"x": x, "gy": gy}[of], (0, 1, 2)) if one else None for one in needed[1:])
+
+
+def _as_kept(x: Tensor) -> bool:
+    """Whether the gradient of x may be kept in 16 bits: as x is, unless it will be differentiated itself."""
+    return x.half and not is_grad_enabled()
 
 
 @dataclass
@@ -53,13 +58,15 @@ class Conv2d(Op):
     geometry: Geometry
     slope: float = 1.0
     copies: Copies = (None, None)
-    of_gradient: Rounded = field(default_factory=Rounded)  # the output's, where batch norm has made it
+    half: bool = False  # whether the result may be kept in 16 bits
 
     saved_inputs = (0, 1)
     keeps_output = True
+    takes_half = (0,)
 
     def forward(self, x: Array, w: Array, *bias: Array) -> Array:
-        out = conv_forward(self.device, x, w, self.geometry, bias[0] if bias else None, self.slope, self.copies)
+        settings = self.slope, self.copies, self.half
+        out = conv_forward(self.device, x, w, self.geometry, bias[0] if bias else None, *settings)
         self.out = None if self.slope == 1 else out  # its signs are those before LeakyReLU
         return out
 
@@ -67,9 +74,9 @@ class Conv2d(Op):
         if self.out is not None:
             gy = ScaleNegative(self.slope)(Tensor(self.out, device=self.device), gy)
         x, w, *_ = self.inputs
-        (of_x, of_w), of_gy = self.copies, self.of_gradient.take(gy.data)
+        (of_x, of_w), of_gy = self.copies, Rounded()
         return (
-            Conv2dInputGrad(self.geometry, 1.0, (of_gy, of_w))(gy, w) if self.needed[0] else None,
+            Conv2dInputGrad(self.geometry, 1.0, (of_gy, of_w), _as_kept(x))(gy, w) if self.needed[0] else None,
             *_parameter_gradients(self, Conv2dWeightGrad(self.geometry, (of_x, of_gy)), x, gy, "gy"),
         )
 
@@ -104,13 +111,15 @@ class Conv2dInputGrad(Op):
     geometry: Geometry
     slope: float = 1.0
     copies: Copies = (None, None)
-    of_gradient: Rounded = field(default_factory=Rounded)  # the output's, where batch norm has made it
+    half: bool = False  # whether the result may be kept in 16 bits
 
     saved_inputs = (0, 1)
     keeps_output = True
+    takes_half = (0,)
 
     def forward(self, y: Array, w: Array, *bias: Array) -> Array:
-        out = conv_input_grad(self.device, y, w, self.geometry, bias[0] if bias else None, self.slope, self.copies)
+        settings = self.slope, self.copies, self.half
+        out = conv_input_grad(self.device, y, w, self.geometry, bias[0] if bias else None, *settings)
         self.out = None if self.slope == 1 else out  # its signs are those before LeakyReLU
         return out
 
@@ -118,9 +127,9 @@ class Conv2dInputGrad(Op):
         if self.out is not None:
             gx = ScaleNegative(self.slope)(Tensor(self.out, device=self.device), gx)
         y, w, *_ = self.inputs
-        (of_y, of_w), of_gx = self.copies, self.of_gradient.take(gx.data)
+        (of_y, of_w), of_gx = self.copies, Rounded()
         return (
-            Conv2d(self.geometry, 1.0, (of_gx, of_w))(gx, w) if self.needed[0] else None,
+            Conv2d(self.geometry, 1.0, (of_gx, of_w), _as_kept(y))(gx, w) if self.needed[0] else None,
             *_parameter_gradients(self, Conv2dWeightGrad(self.geometry, (of_gx, of_y)), gx, y, "x"),
         )
 
@@ -154,6 +163,8 @@ class Conv2dWeightGrad(Op):
 
     geometry: Geometry
     copies: Copies = (None, None)
+
+    takes_half = (0, 1)
 
     def forward(self, x: Array, y: Array) -> Array:
         return conv_weight_grad(self.device, x, y, self.geometry, self.copies)
@@ -206,15 +217,16 @@ def conv2d(
     stride: int | Pair = 1,
     padding: Padding = 0,
     slope: float = 1.0,
+    half: bool = False,
 ) -> Tensor:
     """Convolution: (N, H, W, C), (K, R, S, C) -> (N, P, Q, K), with P = (H + top + bottom - R) // stride + 1.
 
     bias: (K,). padding: a number, a pair (vertical, horizontal), ((top, bottom), (left, right)), "valid" (none) or
     "same" (TensorFlow's: P = ceil(H / stride), the smaller half before).
-    slope: of a LeakyReLU behind it; 1 is none.
+    slope: of a LeakyReLU behind it; 1 is none. half: the result may be kept in 16 bits, as the layer behind reads such.
     """
     g = geometry.convolution("conv2d", x.shape, weight.shape, stride, padding)
-    return Conv2d(g, slope, shared_copies(x, weight))(x, weight, *_bias("conv2d", bias, g.k))
+    return Conv2d(g, slope, shared_copies(x, weight), half)(x, weight, *_bias("conv2d", bias, g.k))
 
 
 def conv_transpose2d(
@@ -225,16 +237,17 @@ def conv_transpose2d(
     padding: Padding = 0,
     output_padding: int | Pair = 0,
     slope: float = 1.0,
+    half: bool = False,
 ) -> Tensor:
     """Transposed convolution.
 
     (N, P, Q, K), (K, R, S, C) -> (N, H, W, C), H = (P - 1) stride - top - bottom + R + output_padding.
 
     It is the input gradient of the convolution with this weight, stride and padding. bias: (C,). With padding "same" H
-    = P stride. slope: as in conv2d.
+    = P stride. slope, half: as in conv2d.
     """
     g = geometry.transposed("conv_transpose2d", x.shape, weight.shape, stride, padding, output_padding)
-    return Conv2dInputGrad(g, slope, shared_copies(x, weight))(x, weight, *_bias("conv_transpose2d", bias, g.c))
+    return Conv2dInputGrad(g, slope, shared_copies(x, weight), half)(x, weight, *_bias("conv_transpose2d", bias, g.c))
 
 
 def conv2d_weight_grad(

@@ -1,11 +1,12 @@
 """The three convolution primitives on the CPU: each by the way that suits the layer.
 
 In float32 that is Winograd's filtering for large layers, which multiplies less and rounds more. MINIGAN_WINOGRAD=0 in
-the environment does without it. Copies in 16 bits are a GPU's; the CPU makes none.
+the environment does without it. Numbers of 16 bits are a GPU's: what the passes are told of them is not read here.
 """
 
 import os
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,6 @@ from minigan.backend import Array
 from minigan.ops import conv2d_im2col, conv2d_winograd
 from minigan.ops.geometry import Geometry
 from minigan.ops.leaky_relu import scale_negative
-from minigan.ops.rounded import Copies
 
 
 def _way(g: Geometry, dtype: np.dtype) -> ModuleType:
@@ -25,20 +25,20 @@ def _way(g: Geometry, dtype: np.dtype) -> ModuleType:
 
 
 def forward(
-    x: Array, w: Array, g: Geometry, bias: Array | None = None, slope: float = 1.0, _: Copies = (None, None)
+    x: Array, w: Array, g: Geometry, bias: Array | None = None, slope: float = 1.0, *_: Any
 ) -> Array:
     """(N, H, W, C), (K, R, S, C) and perhaps (K,) -> (N, P, Q, K). slope: of a LeakyReLU behind it; 1: none."""
     return _activated(_way(g, x.dtype).forward(x, w, g, bias), slope)
 
 
 def input_grad(
-    gy: Array, w: Array, g: Geometry, bias: Array | None = None, slope: float = 1.0, _: Copies = (None, None)
+    gy: Array, w: Array, g: Geometry, bias: Array | None = None, slope: float = 1.0, *_: Any
 ) -> Array:
     """(N, P, Q, K), (K, R, S, C) and perhaps (C,) -> (N, H, W, C). slope: as of forward."""
     return _activated(_way(g, gy.dtype).input_grad(gy, w, g, bias), slope)
 
 
-def weight_grad(x: Array, gy: Array, g: Geometry, _: Copies = (None, None)) -> Array:
+def weight_grad(x: Array, gy: Array, g: Geometry, *_: Any) -> Array:
     """(N, H, W, C), (N, P, Q, K) -> (K, R, S, C)."""
     return _way(g, x.dtype).weight_grad(x, gy, g)
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from minigan.backend import Array, contiguous, matmul_precision, on_device
 from minigan.block_counters import block_counters
+from minigan.half import FLOAT32, is_half, real_dtype
 from minigan.ops import conv2d_tune
 from minigan.ops.conv2d_ladder import (
     RUNGS,
@@ -50,6 +51,7 @@ def forward(
     bias: Array | None = None,
     slope: float = 1.0,
     copies: Copies = (None, None),
+    half: bool = False,
     *,
     precision: str | None = None,
     rung: int | None = None,
@@ -58,25 +60,26 @@ def forward(
     """(N, H, W, C), (K, R, S, C) and optionally (K,) -> (N, P, Q, K).
 
     slope: of a LeakyReLU that the outputs go through; 1 is none. copies: of x and w in 16 bits, which other passes
-    share. precision: how operands may be rounded for tensor cores (set_matmul_precision); None: the one in force. rung,
+    share. half: the result may have 16 bits, where the rung multiplies such; x may, too. precision: how operands may be rounded for tensor cores (set_matmul_precision); None: the one in force. rung,
     tile: force one (RUNGS); else the problem decides, or MINIGAN_AUTOTUNE.
     """
     if _tunes(device, x, g, rung, tile):
-        return _tuned("forward", forward, device, g, precision, copies, (x, w, bias, slope))
-    rung = rung_for(g, x.dtype, device, precision, rung, "forward")
-    check_array("input", x, g.x_shape, x.dtype)
-    check_array("weight", w, g.w_shape, x.dtype)
+        return _tuned("forward", forward, device, g, precision, (x, w, bias, slope), copies, half)
+    dtype = real_dtype(x)
+    rung = rung_for(g, dtype, device, precision, rung, "forward")
+    check_array("input", x, g.x_shape, dtype)
+    check_array("weight", w, g.w_shape, dtype)
     if bias is not None:
-        check_array("bias", bias, (g.k,), x.dtype)
-    run = Launcher(device, rung, x.dtype)
+        check_array("bias", bias, (g.k,), dtype)
+    run = Launcher(device, rung, dtype)
     with on_device(device):
-        x, w, bias = contiguous(device, x, w, bias)
-        y = run.empty(g.y_shape)
+        x, w, bias = contiguous(device, run.as_read(x), w, bias)
+        y = run.result(g.y_shape, half)
         rows, depth = g.n * g.p * g.q, g.r * g.s * g.c
         if y.size == 0:
             pass
         elif rung == THREE_COLUMNS:
-            run.three_columns("conv2d_forward", (g.n, g.p, g.q), 1, [x, w, bias, y, conv(g, slope)], vector(x, g.c))
+            run.three_columns("conv2d_forward", (g.n, g.p, g.q), 1, [x, w, bias, y, conv(g, slope)])
         elif rung == 1:
             run.each_element("conv2d_forward", y.size, [x, w, bias, y, conv(g, slope)])
         elif rung == 2:
@@ -90,7 +93,7 @@ def forward(
             if RUNGS[rung].half:
                 given = (x, inner.x_shape, copies[0]), (w, inner.w_shape, copies[1])
                 operands = run.rounded("forward", chosen, vectors, inner, w_tiles, *given)
-                args = [*operands, bias, y, conv(inner, slope), g.k]
+                args = [*operands, bias, *_either(y), conv(inner, slope), g.k]
             elif chosen.packed:
                 args[1] = run.packed("forward", chosen, vectors, g, w_tiles, w)
             run("conv2d_forward", grid, chosen.threads, args, chosen, vectors, shared)
@@ -105,6 +108,7 @@ def input_grad(
     bias: Array | None = None,
     slope: float = 1.0,
     copies: Copies = (None, None),
+    half: bool = False,
     *,
     precision: str | None = None,
     rung: int | None = None,
@@ -112,22 +116,23 @@ def input_grad(
 ) -> Array:
     """(N, P, Q, K), (K, R, S, C) and optionally (C,) -> (N, H, W, C): transposed convolution. Else as forward."""
     if _tunes(device, gy, g, rung, tile):
-        return _tuned("input_grad", input_grad, device, g, precision, copies, (gy, w, bias, slope))
-    rung = rung_for(g, gy.dtype, device, precision, rung, "input_grad")
-    check_array("output gradient", gy, g.y_shape, gy.dtype)
-    check_array("weight", w, g.w_shape, gy.dtype)
+        return _tuned("input_grad", input_grad, device, g, precision, (gy, w, bias, slope), copies, half)
+    dtype = real_dtype(gy)
+    rung = rung_for(g, dtype, device, precision, rung, "input_grad")
+    check_array("output gradient", gy, g.y_shape, dtype)
+    check_array("weight", w, g.w_shape, dtype)
     if bias is not None:
-        check_array("bias", bias, (g.c,), gy.dtype)
-    run = Launcher(device, rung, gy.dtype)
+        check_array("bias", bias, (g.c,), dtype)
+    run = Launcher(device, rung, dtype)
     with on_device(device):
-        gy, w, bias = contiguous(device, gy, w, bias)
-        gx = run.empty(g.x_shape)
+        gy, w, bias = contiguous(device, run.as_read(gy), w, bias)
+        gx = run.result(g.x_shape, half)
         if gx.size == 0:
             pass
         elif rung == THREE_COLUMNS:
             largest = g.n, -(-g.h // g.stride_h), -(-g.w // g.stride_w)
             args = [gy, w, bias, gx, conv(g, slope)]
-            run.three_columns("conv2d_input_grad", largest, g.stride_h * g.stride_w, args, vector(gy, g.k))
+            run.three_columns("conv2d_input_grad", largest, g.stride_h * g.stride_w, args)
         elif rung == 1:
             run.each_element("conv2d_input_grad", gx.size, [gy, w, bias, gx, conv(g, slope)])
         elif rung == 2:
@@ -148,7 +153,7 @@ def input_grad(
             if RUNGS[rung].half:
                 given = (gy, inner.y_shape, copies[0]), (w, inner.w_shape, copies[1])
                 operands = run.rounded("input_grad", chosen, vectors, inner, w_tiles, *given)
-                args = [*operands, bias, gx, conv(inner, slope), g.c]
+                args = [*operands, bias, *_either(gx), conv(inner, slope), g.c]
             elif chosen.packed:
                 args[1] = run.packed("input_grad", chosen, vectors, g, w_tiles, w)
             run("conv2d_input_grad", grid, chosen.threads, args, chosen, vectors, shared)
@@ -172,7 +177,7 @@ def weight_grad(
     slices: about how many the depth is cut into, if not as choose_slices says.
     """
     if _tunes(device, x, g, rung, tile):
-        return _tuned("weight_grad", weight_grad, device, g, precision, copies, (x, gy))
+        return _tuned("weight_grad", weight_grad, device, g, precision, (x, gy), copies)
     return _weight_grad(device, x, gy, g, copies, None, precision, rung, tile, slices)[0]
 
 
@@ -196,7 +201,7 @@ def weight_and_bias_grad(
     if _tunes(device, x, g, rung, tile):
         way = _way("weight_grad", weight_grad, device, g, precision, (x, gy))
         rung, tile, slices = way.rung, way.tile, way.slices
-    rung = rung_for(g, x.dtype, device, precision, rung, "weight_grad")
+    rung = rung_for(g, real_dtype(x), device, precision, rung, "weight_grad")
     every_pixel = (  # line_sums.cuh: pixel h is tap top + h % stride of output h / stride
         g.h <= g.p * g.stride_h and g.w <= g.q * g.stride_w and g.top + g.stride_h <= g.r and g.left + g.stride_w <= g.s
     )
@@ -218,12 +223,13 @@ def _weight_grad(
     tile: int | None,
     slices: int | None,
 ) -> tuple[Array, Array | None]:
-    rung = rung_for(g, x.dtype, device, precision, rung, "weight_grad")
-    check_array("input", x, g.x_shape, x.dtype)
-    check_array("output gradient", gy, g.y_shape, x.dtype)
-    run = Launcher(device, rung, x.dtype)
+    dtype = real_dtype(x)
+    rung = rung_for(g, dtype, device, precision, rung, "weight_grad")
+    check_array("input", x, g.x_shape, dtype)
+    check_array("output gradient", gy, g.y_shape, dtype)
+    run = Launcher(device, rung, dtype)
     with on_device(device):
-        x, gy = contiguous(device, x, gy)
+        x, gy = contiguous(device, run.as_read(x), run.as_read(gy))
         gw = run.empty(g.w_shape)
         gb = None if summed is None else run.empty((SUMMED[summed](g),))
         columns, depth = g.r * g.s * g.c, g.n * g.p * g.q
@@ -267,6 +273,11 @@ def _weight_grad(
     return gw, gb
 
 
+def _either(y: Array) -> tuple[Array | None, Array | None]:
+    """output.cuh's two pointers."""
+    return (None, y) if is_half(y) else (y, None)
+
+
 def _im2col(run: Launcher, x: Array, g: Geometry) -> Array:
     """(N, H, W, C) -> (N P Q, R S C)."""
     rows, width = g.n * g.p * g.q, g.r * g.s * g.c
@@ -296,15 +307,17 @@ def _product(
 
 
 def _tuned(
-    what: str, run: Callable[..., Array], device: str, g: Geometry, precision: str | None, copies: Copies, arrays: Any
+    what: str, run: Callable[..., Array], device: str, g: Geometry, precision: str | None, arrays: Any, *settings: Any
 ) -> Array:
-    """A pass by the fastest of its candidates."""
-    way = _way(what, run, device, g, precision, arrays)
-    return _compute(way, run, device, g, precision, copies, arrays)
+    """A pass by the fastest of its candidates. settings: the copies, and whether the result may have 16 bits."""
+    way = _way(what, run, device, g, precision, arrays, *settings[1:])
+    return _compute(way, run, device, g, precision, *arrays, *settings)
 
 
-def _way(what: str, run: Callable[..., Array], device: str, g: Geometry, precision: str | None, arrays: Any) -> Choice:
-    """The fastest of a pass's candidates, which are timed with all that they round."""
+def _way(
+    what: str, run: Callable[..., Array], device: str, g: Geometry, precision: str | None, arrays: Any, *half: bool
+) -> Choice:
+    """The fastest of a pass's candidates, which are timed with all that they round and widen."""
     precision = matmul_precision(device) if precision is None else precision
     first, second = contiguous(device, *arrays[:2])
     a, b = {"forward": (g.c, g.c), "input_grad": (g.k, g.c), "weight_grad": (g.k, g.c)}[what]
@@ -313,26 +326,22 @@ def _way(what: str, run: Callable[..., Array], device: str, g: Geometry, precisi
     ways = list(candidates(what, g, architecture(device), precision, widths))
 
     def compute(way: Choice) -> Array:
-        return _compute(way, run, device, g, precision, (None, None), (first, second, *arrays[2:]))
+        return _compute(way, run, device, g, precision, first, second, *arrays[2:], (None, None), *half)
 
     sizes = " ".join(f"{name}{size}" for name, size in asdict(g).items())
     problem = f"{what} {precision} {sizes} vectors {widths[0]} {widths[1]}"
+    if any(halves := (is_half(first), is_half(second), *half)):
+        problem += " 16 bits " + " ".join(str(int(one)) for one in halves)
     return conv2d_tune.choose(device, problem, ways, compute)
 
 
 def _compute(
-    way: Choice,
-    run: Callable[..., Array],
-    device: str,
-    g: Geometry,
-    precision: str | None,
-    copies: Copies,
-    arrays: Any,
+    way: Choice, run: Callable[..., Array], device: str, g: Geometry, precision: str | None, *arrays: Any
 ) -> Array:
     split = {} if way.slices is None else {"slices": way.slices}
     first, second, *rest = arrays
-    return run(device, first, second, g, *rest, copies, precision=precision, rung=way.rung, tile=way.tile, **split)
+    return run(device, first, second, g, *rest, precision=precision, rung=way.rung, tile=way.tile, **split)
 
 
 def _tunes(device: str, first: Array, g: Geometry, rung: int | None, tile: int | None) -> bool:
-    return rung is None and tile is None and conv2d_tune.enabled(device) and first.dtype == np.float32 and g.n > 0
+    return rung is None and tile is None and conv2d_tune.enabled(device) and real_dtype(first) == FLOAT32 and g.n > 0

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from minigan.block_counters import LIMIT
+from minigan.half import HALF_DTYPES
 from minigan.ops.conv2d_tune import Choice
 from minigan.ops.geometry import Geometry
 
 # The kernels count with int. This much is left for the last tile, which may reach beyond the end.
 LARGEST = 2**31 - 1 - 4096
 C_TYPES = {"float32": "float", "float64": "double"}
-HALF_DTYPES = {"bf16": np.dtype(np.uint16), "fp16": np.dtype(np.float16)}  # NumPy has no bf16: its bits
 
 # The weight gradient is cut into slices until so many blocks are there, which keep any GPU of today busy; the number is
 # a constant, so that results are the same on all of them.

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 
 from minigan.backend import PRECISIONS, Array, address, array_module, cuda_architecture, is_cuda, matmul_precision
+from minigan.half import C_HALVES, HALF_DTYPES, aligned, is_half, real_dtype, widened
 from minigan.kernel_launch import launch
 from minigan.ops.conv2d_ladder import (
     C_TYPES,
     FOLDER,
-    HALF_DTYPES,
     LARGEST,
     RUNGS,
     THREE_COLUMNS,
@@ -56,8 +56,8 @@ def check_count(what: str, *sizes: int) -> None:
 
 
 def check_array(what: str, array: Array, shape: tuple[int, ...], dtype: Any) -> None:
-    if array.shape != shape or array.dtype != dtype:
-        raise ValueError(f"conv2d: {what}: expected {shape} {dtype}, got {array.shape} {array.dtype}")
+    if array.shape != shape or real_dtype(array) != dtype:
+        raise ValueError(f"conv2d: {what}: expected {shape} {dtype}, got {array.shape} {real_dtype(array)}")
 
 
 def empty(device: str, shape: int | tuple[int, ...], dtype: Any) -> Array:
@@ -126,20 +126,38 @@ class Launcher:
     def each_element(self, kernel: str, count: int, args: Any, tile: Tile | None = None, vectors: Any = (1, 1)) -> None:
         self(kernel, -(-count // THREADS), THREADS, args, tile, vectors)
 
-    def three_columns(self, kernel: str, pixels: tuple[int, int, int], classes: int, args: Any, width: int) -> None:
+    def three_columns(self, kernel: str, pixels: tuple[int, int, int], classes: int, args: Any) -> None:
         """pixels: images, rows, columns of the outputs, in the largest class."""
         n, rows, columns = pixels
         grid = n * -(-rows // 16) * -(-columns // 32), 1, classes
-        source, macros = f"{FOLDER}/three_columns.cu", {"VECTOR_A": width}
+        source, a = f"{FOLDER}/three_columns.cu", args[0]
+        macros = {"VECTOR_A": vector(a, a.shape[-1]), "A_TYPE": C_HALVES.get(a.dtype, "float")}
         launch(source, kernel, grid, 128, args, device=self.device, macros=macros)
 
     def empty(self, shape: int | tuple[int, ...], dtype: Any = None) -> Array:
         return empty(self.device, shape, self.dtype if dtype is None else dtype)
 
+    def as_read(self, array: Array) -> Array:
+        """The array as the rung's kernels read it: 16 bits as they are only if they are in its format and need no padding."""
+        if self.rung == THREE_COLUMNS or array.dtype == self.half_dtype:
+            return aligned(array) if array.shape[-1] % 8 == 0 else widened(self.device, array)
+        return widened(self.device, array)
+
+    @property
+    def half_dtype(self) -> np.dtype | None:
+        """Of what the rung multiplies, if that has 16 bits."""
+        return HALF_DTYPES.get(RUNGS[self.rung].precision) if self.rung in RUNGS else None
+
+    def result(self, shape: tuple[int, ...], half: bool) -> Array:
+        """Memory for what a pass computes; half: 16 bits a number, if the rung multiplies such, and they need no padding."""
+        return self.empty(shape, self.half_dtype if half and shape[-1] % 8 == 0 else None)
+
     def rounded(
         self, name: str, tile: Tile, vectors: Any, g: Geometry, dense_tiles: tuple[int, int, int], *operands: Any
     ) -> list[Array]:
         """Two operands, each with the shape that it is padded to and its Rounded or None, in 16 bits: as they lie.
+
+        Those that have 16 bits already are themselves.
 
         Or, where the tile says so, the second one in as many whole tiles of the depth, classes and lines as
         `dense_tiles` counts; such tiles are one pass's own. g: with padded channels.
@@ -151,7 +169,8 @@ class Launcher:
         threads = 0
         for (array, shape, kept), packed in zip(operands, (False, tile.packed), strict=True):
             known = {} if kept is None or packed else kept.copies
-            copy = known.get((precision, shape))
+            half = is_half(array)
+            copy = array if half and not packed else known.get((precision, shape))
             size = packed_size if packed else int(np.prod(shape))
             rows, padded_rows = (int(np.prod(s[:-1])) for s in (array.shape, shape))
             channels, padded_channels = array.shape[-1], shape[-1]
@@ -160,7 +179,8 @@ class Launcher:
             if copy is None:
                 check_count(f"an operand of {name} in 16 bits", size)
                 copy = known[precision, shape] = self.empty(size, HALF_DTYPES[precision])
-                args += [array, copy, padding]
+                halves = [array if half else None] if packed and name == "weight_grad" else []
+                args += [None if half else array, *halves, copy, padding]
                 threads += size // 4
             else:  # the kernel has no rows to round
                 args += [None, None, padding]

@@ -11,6 +11,7 @@ import numpy as np
 
 from minigan.backend import Array, array_module, contiguous
 from minigan.cpu import ELEMENTS_PER_THREAD, parallel
+from minigan.half import aligned, launch_halves
 from minigan.kernel_launch import launch_elements
 
 
@@ -39,6 +40,18 @@ def element_kernel(source: str, kernel: str, numbers: int = 0) -> Callable[..., 
         y = array_module(device).empty(args[0].shape, args[0].dtype)
         given = [*contiguous(device, *args[:count]), y, *map(float, args[count:])]
         launch_elements(source, kernel, y.size, given, device=device, dtype=y.dtype)
+        return y
+
+    return leaf
+
+
+def halves_kernel(kernel: str, numbers: int = 0) -> Callable[..., Array]:
+    """The leaf of GPUs for arrays, and a result, of 16 bits."""
+
+    def leaf(device: str, *args: Any) -> Array:
+        count = len(args) - numbers
+        y = array_module(device).empty(args[0].shape, args[0].dtype)
+        launch_halves(kernel, device, *map(aligned, args[:count]), y, *map(float, args[count:]))
         return y
 
     return leaf

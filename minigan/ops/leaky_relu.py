@@ -8,7 +8,8 @@ import numpy as np
 
 from minigan.backend import Array, dispatch
 from minigan.cpu import jit
-from minigan.ops.elements import element_kernel, element_loop
+from minigan.half import is_half, widened
+from minigan.ops.elements import element_kernel, element_loop, halves_kernel
 from minigan.tensor import Op, Tensor
 
 Samples = Iterator[tuple[tuple[np.ndarray, ...], dict[str, Any]]]
@@ -24,6 +25,7 @@ def _scale_negative_loop(start, stop, condition, x, slope, y):  # type: ignore[n
 scale_negative = dispatch(
     cpu=element_loop(_scale_negative_loop, 1), cuda=element_kernel("leaky_relu.cu", "scale_negative", 1)
 )
+scale_negative_halves = halves_kernel("scale_negative", 1)  # 16 bits are a GPU's
 
 
 @dataclass
@@ -59,14 +61,20 @@ class LeakyReLU(Op):
 
 @dataclass
 class ScaleNegative(Op):
-    """y = x if condition > 0 else slope * x.   gx = gy if condition > 0 else slope * gy; none for the condition."""
+    """y = x if condition > 0 else slope * x.   gx = gy if condition > 0 else slope * gy; none for the condition.
+
+    Where both are kept in 16 bits, so is y.
+    """
 
     slope: float
 
     saved_inputs = (0,)
+    takes_half = (0, 1)
 
     def forward(self, condition: Array, x: Array) -> Array:
-        return scale_negative(self.device, condition, x, self.slope)
+        if is_half(condition) and condition.dtype == x.dtype:
+            return scale_negative_halves(self.device, condition, x, self.slope)
+        return scale_negative(self.device, widened(self.device, condition), widened(self.device, x), self.slope)
 
     def backward(self, gy: Tensor) -> tuple[Tensor | None, ...]:
         return None, ScaleNegative(self.slope)(self.inputs[0], gy)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from minigan.backend import Array, array_module
+from minigan.half import widened
 from minigan.ops.column_sums import column_sums
 from minigan.tensor import Op, Tensor, tensor_method
 
@@ -26,6 +27,7 @@ class Sum(Op):
     over: float = 1.0
 
     saved_inputs = ()
+    takes_half = (0,)
 
     def forward(self, x: Array) -> Array:
         axes, kept = _axes(x.ndim, self.axis), _kept(x.shape, self.axis)
@@ -33,6 +35,7 @@ class Sum(Op):
         if x.size and axes == tuple(range(len(axes))):
             y = column_sums(self.device, x.reshape(-1, math.prod(kept)), self.over)
             return y if y.shape == shape else y.reshape(shape)
+        x = widened(self.device, x)
         # NumPy adds up axes one by one, which in float32 loses digits; CuPy adds in a tree.
         wide = np.float64 if isinstance(x, np.ndarray) else x.dtype
         y = x.sum(axis=axes, keepdims=self.keepdims, dtype=wide)

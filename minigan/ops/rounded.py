@@ -1,4 +1,7 @@
-"""Copies of arrays in 16 bits, for the passes of convolutions on a GPU's tensor cores: made once, used by several."""
+"""Copies in 16 bits of float32 arrays, for the passes of convolutions on a GPU's tensor cores: used by several.
+
+Of weights, and of activations and gradients that are not kept in 16 bits anyway.
+"""
 
 from dataclasses import dataclass, field
 
@@ -15,17 +18,6 @@ class Rounded:
     """
 
     copies: dict[tuple[str, tuple[int, ...]], Array] = field(default_factory=dict)  # by precision and padded shape
-    array: Array | None = None  # whose they are, if who made it has left them here
-
-    def leave(self, array: Array, precision: str, copy: Array) -> None:
-        """For the op that will be given this array, and no other."""
-        self.array, self.copies = array, {(precision, copy.shape): copy}
-
-    def take(self, array: Array) -> "Rounded":
-        """What was left, if it is of this very array; nothing stays here."""
-        taken = Rounded(self.copies if self.array is array else {})
-        self.array, self.copies = None, {}
-        return taken
 
 
 Copies = tuple[Rounded | None, Rounded | None]  # of a pass's two operands; None: no other pass asks for it
