@@ -133,8 +133,8 @@ class Sequential(Module):
                 x = module(x)
                 continue
             slope = 1.0
-            if modules and type(modules[0]) in (LeakyReLU, ReLU):
-                slope = getattr(modules.pop(0), "slope", 0.0)  # one op, which neither writes nor keeps what lies between
+            if modules and type(modules[0]) in (LeakyReLU, ReLU):  # one op: what lies between is not written nor kept
+                slope = getattr(modules.pop(0), "slope", 0.0)
             if isinstance(module, Linear):
                 x = module.forward(x, slope)
             else:  # between two of these 16 bits will do, where convolutions multiply such

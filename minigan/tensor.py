@@ -86,10 +86,10 @@ class Reducer(Protocol):
 class Tensor:
     """An n-dimensional array of float32 or float64 on a device, with the op that made it.
 
-    `data` is the NumPy or CuPy array itself, not a copy. (Between some layers on a GPU the values of float32 are kept in
-    16 bits until somebody asks for `data`: see `half`.) `grad` is None, or a Tensor of the same shape: backward
-    passes add to it at tensors with `requires_grad` that no op made (leaves). A parameter may have a `reducer`, by way
-    of which it comes there.
+    `data` is the NumPy or CuPy array itself, not a copy. (Between two layers on a GPU, values of float32 may be kept in
+    16 bits until somebody asks for `data`.) `grad` is None, or a Tensor of the same shape: backward passes add to it at
+    tensors with `requires_grad` that no op made (leaves). A parameter may have a `reducer`, by way of which it comes
+    there.
     """
 
     __slots__ = ("__weakref__", "_data", "_versions", "device", "dtype", "grad", "op", "requires_grad", "shape")
@@ -115,17 +115,17 @@ class Tensor:
                 self._data = widened(self.device, self._data)
         return self._data
 
-    @property
-    def half(self) -> bool:
-        """Whether the values are kept in 16 bits. Gradients are then kept so, too."""
-        return is_half(self._data)
-
     @data.setter
     def data(self, array: Array) -> None:
         if array.shape != self.shape or array.dtype != self.dtype:
             raise ValueError(f"data: expected {self._kind()}, got shape {array.shape}, {array.dtype}")
         self._data = array
         self.mark_changed()
+
+    @property
+    def half(self) -> bool:
+        """Whether the values are kept in 16 bits. So will be their gradient, where convolutions compute it."""
+        return is_half(self._data)
 
     @property
     def version(self) -> int:

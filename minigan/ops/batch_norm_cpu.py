@@ -1,7 +1,6 @@
 """Batch normalisation on the CPU."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 

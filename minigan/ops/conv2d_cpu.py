@@ -24,16 +24,12 @@ def _way(g: Geometry, dtype: np.dtype) -> ModuleType:
     return conv2d_winograd if fewer else conv2d_im2col
 
 
-def forward(
-    x: Array, w: Array, g: Geometry, bias: Array | None = None, slope: float = 1.0, *_: Any
-) -> Array:
+def forward(x: Array, w: Array, g: Geometry, bias: Array | None = None, slope: float = 1.0, *_: Any) -> Array:
     """(N, H, W, C), (K, R, S, C) and perhaps (K,) -> (N, P, Q, K). slope: of a LeakyReLU behind it; 1: none."""
     return _activated(_way(g, x.dtype).forward(x, w, g, bias), slope)
 
 
-def input_grad(
-    gy: Array, w: Array, g: Geometry, bias: Array | None = None, slope: float = 1.0, *_: Any
-) -> Array:
+def input_grad(gy: Array, w: Array, g: Geometry, bias: Array | None = None, slope: float = 1.0, *_: Any) -> Array:
     """(N, P, Q, K), (K, R, S, C) and perhaps (C,) -> (N, H, W, C). slope: as of forward."""
     return _activated(_way(g, gy.dtype).input_grad(gy, w, g, bias), slope)
 

@@ -8,8 +8,6 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-
 from minigan.backend import Array, contiguous, matmul_precision, on_device
 from minigan.block_counters import block_counters
 from minigan.half import FLOAT32, is_half, real_dtype
@@ -60,14 +58,15 @@ def forward(
     """(N, H, W, C), (K, R, S, C) and optionally (K,) -> (N, P, Q, K).
 
     slope: of a LeakyReLU that the outputs go through; 1 is none. copies: of x and w in 16 bits, which other passes
-    share. half: the result may have 16 bits, where the rung multiplies such; x may, too. precision: how operands may be rounded for tensor cores (set_matmul_precision); None: the one in force. rung,
-    tile: force one (RUNGS); else the problem decides, or MINIGAN_AUTOTUNE.
+    share. half: the result may have 16 bits, as x may. precision: how operands may be rounded for tensor cores
+    (set_matmul_precision); None: the one in force. rung, tile: force one (RUNGS); else the problem decides, or
+    MINIGAN_AUTOTUNE.
     """
     if _tunes(device, x, g, rung, tile):
         return _tuned("forward", forward, device, g, precision, (x, w, bias, slope), copies, half)
     dtype = real_dtype(x)
     rung = rung_for(g, dtype, device, precision, rung, "forward")
-    check_array("input", x, g.x_shape, dtype)
+    check_array("input", x, g.x_shape, dtype, half=True)
     check_array("weight", w, g.w_shape, dtype)
     if bias is not None:
         check_array("bias", bias, (g.k,), dtype)
@@ -119,7 +118,7 @@ def input_grad(
         return _tuned("input_grad", input_grad, device, g, precision, (gy, w, bias, slope), copies, half)
     dtype = real_dtype(gy)
     rung = rung_for(g, dtype, device, precision, rung, "input_grad")
-    check_array("output gradient", gy, g.y_shape, dtype)
+    check_array("output gradient", gy, g.y_shape, dtype, half=True)
     check_array("weight", w, g.w_shape, dtype)
     if bias is not None:
         check_array("bias", bias, (g.c,), dtype)
@@ -225,8 +224,8 @@ def _weight_grad(
 ) -> tuple[Array, Array | None]:
     dtype = real_dtype(x)
     rung = rung_for(g, dtype, device, precision, rung, "weight_grad")
-    check_array("input", x, g.x_shape, dtype)
-    check_array("output gradient", gy, g.y_shape, dtype)
+    check_array("input", x, g.x_shape, dtype, half=True)
+    check_array("output gradient", gy, g.y_shape, dtype, half=True)
     run = Launcher(device, rung, dtype)
     with on_device(device):
         x, gy = contiguous(device, run.as_read(x), run.as_read(gy))

@@ -55,9 +55,11 @@ def check_count(what: str, *sizes: int) -> None:
         raise ValueError(f"conv2d: {what} has {count} elements, but the kernels count up to {LARGEST}; split the batch")
 
 
-def check_array(what: str, array: Array, shape: tuple[int, ...], dtype: Any) -> None:
-    if array.shape != shape or real_dtype(array) != dtype:
-        raise ValueError(f"conv2d: {what}: expected {shape} {dtype}, got {array.shape} {real_dtype(array)}")
+def check_array(what: str, array: Array, shape: tuple[int, ...], dtype: Any, half: bool = False) -> None:
+    """half: whether it may have 16 bits instead of float32."""
+    found = real_dtype(array) if half else array.dtype
+    if array.shape != shape or found != dtype:
+        raise ValueError(f"conv2d: {what}: expected {shape} {dtype}, got {array.shape} {found}")
 
 
 def empty(device: str, shape: int | tuple[int, ...], dtype: Any) -> Array:
@@ -138,7 +140,7 @@ class Launcher:
         return empty(self.device, shape, self.dtype if dtype is None else dtype)
 
     def as_read(self, array: Array) -> Array:
-        """The array as the rung's kernels read it: 16 bits as they are only if they are in its format and need no padding."""
+        """The array as the rung's kernels read it: 16 bits only in its own format, and where they need no padding."""
         if self.rung == THREE_COLUMNS or array.dtype == self.half_dtype:
             return aligned(array) if array.shape[-1] % 8 == 0 else widened(self.device, array)
         return widened(self.device, array)
@@ -149,7 +151,7 @@ class Launcher:
         return HALF_DTYPES.get(RUNGS[self.rung].precision) if self.rung in RUNGS else None
 
     def result(self, shape: tuple[int, ...], half: bool) -> Array:
-        """Memory for what a pass computes; half: 16 bits a number, if the rung multiplies such, and they need no padding."""
+        """Memory for what a pass computes. half: of 16 bits, if the rung multiplies such, and they need no padding."""
         return self.empty(shape, self.half_dtype if half and shape[-1] % 8 == 0 else None)
 
     def rounded(

@@ -6,11 +6,10 @@ from leaf_checks import DTYPES, assert_within, check_counters, eps, fenced, run,
 
 import minigan as mg
 import minigan.functional as F
-from minigan import backend, nn
+from minigan import nn
 from minigan.ops import batch_norm as leaves
 from minigan.ops import batch_norm_cuda
 from minigan.ops.batch_norm import batch_norm_gradients, normalize, normalize_given
-from minigan.ops.rounded import Rounded
 
 # Around the 32 channels of a block, its 8 rows of threads (32, where a thread has four channels), and its chunks of 32
 # rows (128).
@@ -148,43 +147,6 @@ def test_gradients(shape, dtype, make, negative, given):
     expected = exact_gamma * inverse * (g - through)
     terms = np.abs(g).max(0) + np.abs(normal).max(0) * np.abs(product) / len(g)
     assert_within(gx.reshape(expected.shape), expected, 16 * eps(dtype) * scale * terms)
-
-
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-@pytest.mark.parametrize("shift", [0, 1])
-@pytest.mark.parametrize(("shape", "groups"), [((2, 3, 11, 8), 1), ((300, 72), 2), ((63, 40), 3), ((1025, 8), 1)])
-def test_gx_in_16_bits_is_gx_rounded(shape, groups, shift, precision, monkeypatch):
-    """To the last bit what round_operands makes of it; shift: loads of four floats, or of one."""
-    monkeypatch.setattr(backend, "_precision", precision)
-    x, gamma, beta, gy = inputs(shape, "float32")
-    moved = np.empty(x.size + shift, np.float32)[shift:].reshape(shape)
-    moved[...] = x
-    average, _, inverse, _ = leaves.statistics("emulated", x, gamma, 1e-5, groups)
-    given = moved, gamma, average, inverse, gy, beta, 0.2, False
-
-    def work():
-        rounded = Rounded()
-        gx, *_ = batch_norm_gradients("emulated", *given, rounded)
-        return gx, rounded.take(gx).copies[precision, shape]
-
-    gx, copy = run(work)
-    np.testing.assert_array_equal(gx, batch_norm_gradients("emulated", *given)[0])
-    mantissa, exponent = np.frexp(gx)
-    eight_bits = np.ldexp(np.rint(mantissa * 256), exponent - 8).astype(np.float32)
-    bf16 = (eight_bits.view(np.uint32) >> 16).astype(np.uint16)
-    np.testing.assert_array_equal(copy, gx.astype(np.float16) if precision == "fp16" else bf16)
-
-
-@pytest.mark.parametrize(
-    ("channels", "dtype", "precision"), [(12, "float32", "bf16"), (8, "float64", "bf16"), (8, "float32", "tf32")]
-)
-def test_where_no_convolution_takes_16_bits_as_they_lie_there_are_none(channels, dtype, precision, monkeypatch):
-    monkeypatch.setattr(backend, "_precision", precision)
-    x, gamma, beta, gy = inputs((5, channels), dtype)
-    average, _, inverse, _ = leaves.statistics("emulated", x, gamma, 1e-5)
-    rounded = Rounded()
-    gx, *_ = batch_norm_gradients("emulated", x, gamma, average, inverse, gy, beta, 0.2, False, rounded)
-    assert rounded.take(gx).copies == {}
 
 
 @pytest.mark.parametrize("epsilon", [1e-5, 0.5])

@@ -907,7 +907,8 @@ def test_a_patch_matrix_beyond_int_is_refused_by_rung_2():
         ({}, {"rung": max(conv2d_ladder.RUNGS) + 1}, r"there is no rung \d+; there are 1, 2, 3"),
         ({}, {"precision": "int8"}, "expected a precision of float32, tf32, bf16, fp16, got 'int8'"),
         ({0: np.zeros((1, 9, 7, 8))}, {"rung": 7}, "rung 7 is for float32 from sm_80 on, got float64"),
-        ({0: np.zeros((1, 9, 7, 8), np.float16)}, {}, "expected float32 or float64, got float16"),
+        ({0: np.zeros((1, 9, 7, 8), np.int32)}, {}, "expected float32 or float64, got int32"),
+        ({1: np.zeros((20, 4, 4, 8), np.float16)}, {"rung": 8}, r"weight: expected .* float32, got .* float16"),
         ({0: np.zeros((1, 9, 7, 8))}, {"rung": 4}, "rung 4 is for float32 from sm_75 on, got float64"),
     ],
 )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from leaf_checks import fenced, run
-from test_conv2d_ladder import EVERY_TILE, IMAGES, PASSES, SIZES, fits, forced, problem
+from test_conv2d_ladder import EVERY_TILE, PASSES, fits, forced, problem
 
 import minigan as mg
 from minigan import backend, half, nn
@@ -29,7 +29,7 @@ def precision_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def narrow(a: np.ndarray, precision: str) -> np.ndarray:
-    """Rounded to nearest even: for bf16 by arithmetic, to 8 significant bits; its bits are the upper ones of float32."""
+    """Rounded to nearest even; for bf16 by arithmetic, to 8 significant bits, which are the upper ones of float32."""
     if precision == "fp16":
         return a.astype(np.float16)
     mantissa, exponent = np.frexp(a.astype(np.float32))
@@ -118,7 +118,7 @@ def test_batch_norm(shape: tuple[int, ...], groups: int, slope: float, gy_too: b
 
 @precisions
 def test_batch_norm_of_other_formats_and_addresses(precision: str) -> None:
-    """gy of the other format, or 4 bytes beside a vector, beside x of 16 bits; and gy of 16 bits beside x of float32."""
+    """gy of the other format, or 4 bytes beside a vector, where x has 16 bits; and gy of 16 bits where x has not."""
     x, gamma = random((37, 24), precision, 0), np.linspace(-2, 2, 24, dtype=np.float32)
     average, _, inverse, _ = norm.statistics("emulated", x, gamma, 1e-5)
 
@@ -144,7 +144,7 @@ def in_16_bits(g: Any, name: str) -> list[bool]:
     return {"forward": [x, False, y], "input_grad": [y, False, x], "weight_grad": [x, y, False]}[name]
 
 
-# Both, one, and none of the channels are multiples of 8; strides 2 x 1, 1, 2; several tiles; images together; one pixel.
+# Both, one, or none of the channels multiples of 8; strides 2 x 1, 1, 2; several tiles; images together; one pixel.
 SHAPES = [
     problem((2, 7, 8, 16), (24, 3, 3, 16), 1, 1),
     problem((1, 9, 6, 8), (72, 5, 4, 8), 2, "same"),
@@ -170,7 +170,9 @@ def test_convolutions(name: str, rung: int, tile: int) -> None:
         rest = () if name == "weight_grad" else (bias, 0.3, (None, None))
         expected = what.run("emulated", *map(wide, narrowed), g, *rest, **forced(rung, tile))
         for first, second in ((True, True), (True, False), (False, True)):
-            operands = [a if kept and able else wide(a) for a, kept, able in zip(narrowed, (first, second), can)]
+            operands = [
+                a if kept and able else wide(a) for a, kept, able in zip(narrowed, (first, second), can, strict=False)
+            ]
             found = what.run("emulated", *operands, g, *rest, **forced(rung, tile))
             same([found], [expected])
         if rest:
@@ -201,7 +203,7 @@ def test_what_a_rung_cannot_read_is_widened(name: str, rung: int) -> None:
     g = SHAPES[0]
     what, can = PASSES[name], in_16_bits(g, name)
     narrowed = [random(shape, "bf16", i) for i, shape in enumerate(what.inputs(g))]
-    operands = [a if able else wide(a) for a, able in zip(narrowed, can)]
+    operands = [a if able else wide(a) for a, able in zip(narrowed, can, strict=False)]
     assert any(half.is_half(a) for a in operands)
     settings: dict[str, Any] = {"rung": rung} if name == "weight_grad" else {"rung": rung, "half": not RUNGS[rung].half}
     same([what.run("emulated", *operands, g, **settings)], [what.run("emulated", *map(wide, narrowed), g, rung=rung)])
@@ -216,16 +218,20 @@ def network(kind: str, channels: int = 16) -> nn.Sequential:
     """Small ones of every neighbourhood: convolution, batch norm, and convolutions with a LeakyReLU or without."""
     mg.manual_seed(3)
     c = channels
+    # fmt: off
     made: dict[str, Callable[[], list[nn.Module]]] = {
         "discriminator": lambda: [
-            nn.Conv2d(3, c, 5, 2, "same"), nn.LeakyReLU(0.2), nn.Conv2d(c, 2 * c, 4, 2, "same"), nn.BatchNorm2d(2 * c),
-            nn.LeakyReLU(0.2), nn.Conv2d(2 * c, c, 3, 1, "same"), nn.BatchNorm2d(c), nn.Flatten(), nn.Linear(9 * c, 1),
+            nn.Conv2d(3, c, 5, 2, "same"), nn.LeakyReLU(0.2),
+            nn.Conv2d(c, 2 * c, 4, 2, "same"), nn.BatchNorm2d(2 * c), nn.LeakyReLU(0.2),
+            nn.Conv2d(2 * c, c, 3, 1, "same"), nn.BatchNorm2d(c), nn.Flatten(), nn.Linear(9 * c, 1),
         ],
         "generator": lambda: [
-            nn.Linear(5, 18 * c), nn.Reshape(3, 3, 2 * c), nn.ConvTranspose2d(2 * c, c, 5, 2, "same"), nn.BatchNorm2d(c),
-            nn.LeakyReLU(0.2), nn.ConvTranspose2d(c, c, 4, 2, "same"), nn.ReLU(), nn.Conv2d(c, 3, 3, 1, "same"), nn.Tanh(),
+            nn.Linear(5, 18 * c), nn.Reshape(3, 3, 2 * c),
+            nn.ConvTranspose2d(2 * c, c, 5, 2, "same"), nn.BatchNorm2d(c), nn.LeakyReLU(0.2),
+            nn.ConvTranspose2d(c, c, 4, 2, "same"), nn.ReLU(), nn.Conv2d(c, 3, 3, 1, "same"), nn.Tanh(),
         ],
-    }  # fmt: skip
+    }
+    # fmt: on
     net = nn.Sequential(*made[kind]())
     rng = np.random.default_rng(0)
     for name, t in net.named_tensors():  # biases and shifts that are not 0

@@ -1,4 +1,4 @@
-"""bf16 and fp16: the passes that multiply by one array round it once, and compute what they would without."""
+"""bf16 and fp16: the passes that multiply by one float32 array round it once, and compute what they would without."""
 
 import weakref
 from typing import Any
@@ -49,7 +49,6 @@ def separately(monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on each pass rounds for itself."""
     for module in (conv2d, rounded_module):
         monkeypatch.setattr(module, "Rounded", lambda: None)
-    monkeypatch.setattr(Rounded, "take", lambda self, array: None)
 
 
 def rows(*shapes: tuple[int, ...]) -> list[int]:
@@ -198,82 +197,3 @@ def test_copies_are_kept_for_the_gradients_that_need_them_and_no_longer() -> Non
         assert not any(one() is not None for one in kept)
     with mg.no_grad():
         assert convolution(g, False, random(g.x_shape, 0), random(g.w_shape, 1)).op is None
-
-
-# ---- gradients that batch norm rounds where it makes them ------------------------------------------------------------
-
-
-def normalised(transposed: bool, precision: str, **settings: object) -> tuple[list[mg.Tensor], mg.Tensor, mg.Tensor]:
-    """x, weight, gamma, beta; a convolution of the first two; and its batch norm."""
-    mg.set_matmul_precision(precision)
-    g = problem((2, 7, 8, 16), (24, 3, 3, 16), 1, 1)
-    into, out = shapes(g, transposed)
-    leaves = [random(shape, seed) for seed, shape in enumerate((into, g.w_shape, out[-1:], out[-1:]))]
-    y = convolution(g, transposed, *leaves[:2])
-    return leaves, y, F.batch_norm(y, *leaves[2:], slope=0.2, **settings)
-
-
-def twice(y: mg.Tensor, z: mg.Tensor) -> mg.Tensor:
-    return (z * random(z.shape, 9, requires_grad=False)).sum() + (y * random(y.shape, 8, requires_grad=False)).sum()
-
-
-@precisions
-@pytest.mark.parametrize("transposed", [False, True])
-@pytest.mark.parametrize("groups", [1, 2])
-def test_gradients_through_batch_norm_need_no_rounding(
-    precision: str, transposed: bool, groups: int, monkeypatch: pytest.MonkeyPatch, rounded: list[int]
-) -> None:
-    def computed() -> tuple[list[np.ndarray], list[int]]:
-        rounded.clear()
-        leaves, _, z = normalised(transposed, precision, groups=groups)
-        found = []
-        for seed in (5, 6):  # the second time with other numbers
-            found += mg.grad(z, leaves, random(z.shape, seed), retain_graph=True)
-        return [one.numpy() for one in found], sorted(rounded)
-
-    gradients, few = computed()
-    leaves, *_ = normalised(transposed, precision)
-    assert few == rows(leaves[0].shape, leaves[1].shape)
-    monkeypatch.setattr(Rounded, "leave", lambda *given: None)
-    others, many = computed()
-    assert len(many) == len(few) + 2
-    for a, b in zip(gradients, others, strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
-@pytest.mark.parametrize("transposed", [False, True])
-def test_a_gradient_that_is_not_batch_norms_alone_is_rounded(
-    transposed: bool, monkeypatch: pytest.MonkeyPatch, rounded: list[int]
-) -> None:
-    """Another op reads the convolution's output, too; or other ranks have a say."""
-
-    def computed() -> list[np.ndarray]:
-        leaves, y, z = normalised(transposed, "bf16")
-        return [one.numpy() for one in mg.grad(twice(y, z), leaves)]
-
-    found = computed()
-    assert len(rounded) == 3
-    rounded.clear()
-    leaves, _, z = normalised(transposed, "bf16", synchronised=True)
-    mg.grad(z, leaves, random(z.shape, 5))
-    assert len(rounded) == 3
-    monkeypatch.setattr(Rounded, "leave", lambda *given: None)
-    for a, b in zip(found, computed(), strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
-def test_a_copy_that_batch_norm_made_goes_with_the_gradient() -> None:
-    leaves, y, z = normalised(False, "bf16")
-    op = y.op
-    assert isinstance(op, conv2d.Conv2d)
-    left: list[Any] = []
-    leave = op.of_gradient.leave
-
-    def noted(array: np.ndarray, precision: str, copy: np.ndarray) -> None:
-        left.extend((weakref.ref(array), weakref.ref(copy)))
-        leave(array, precision, copy)
-
-    op.of_gradient.leave = noted  # type: ignore[method-assign]
-    mg.grad(z, leaves, random(z.shape, 5), retain_graph=True)
-    assert len(left) == 2
-    assert not any(one() is not None for one in left)
