@@ -15,7 +15,7 @@ import minigan as mg
 import minigan.functional as F
 from minigan import backend, optim, serialization
 from minigan.loss_scale import LossScale
-from minigan.ops import conv2d, conv2d_cpu, conv2d_ladder
+from minigan.ops import batch_norm, batch_norm_cpu, conv2d, conv2d_cpu, conv2d_ladder, leaky_relu
 
 Train = Callable[..., None]
 
@@ -45,28 +45,64 @@ def checkpoint(run: str) -> tuple[dict, dict]:
     return serialization.load_checkpoint(max(Path(run, "checkpoints").glob("0*.safetensors")))
 
 
-def rounded_on_cpu(monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
-    """Makes the CPU compute as the GPU should: both operands of a convolution rounded, by NumPy, and nothing else.
+class Kept:
+    """Arrays that stand on the CPU for those of 16 bits: float32, rounded."""
 
-    The kernel for three columns has float32's operands in every precision.
+    def __init__(self, precision: str) -> None:
+        self.rounded, self.arrays = ROUND[precision], {}
+
+    def keep(self, array: np.ndarray, wanted: bool = True) -> np.ndarray:
+        """As a GPU does where convolutions need no padding."""
+        if not wanted or array.shape[-1] % 8:
+            return array
+        array = self.rounded(array).reshape(array.shape)
+        self.arrays[id(array)] = array
+        return array
+
+    def __contains__(self, array: np.ndarray) -> bool:
+        return self.arrays.get(id(array)) is array
+
+
+def rounded_on_cpu(monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
+    """Makes the CPU compute as the GPU should: both operands of a convolution rounded, by NumPy, and what is kept so.
+
+    The kernel for three columns has float32's operands in every precision, where they are not kept in 16 bits.
     """
-    rounded = ROUND[precision]
+    kept = Kept(precision)
     for name in ("forward", "input_grad", "weight_grad"):
         leaf = getattr(conv2d_cpu, name)
 
-        def judge(device: str, first: Any, second: Any, *rest: Any, leaf: Any = leaf, name: str = name) -> Any:
-            if conv2d_ladder.suits_three_columns(name, rest[0]):
-                return leaf(first, second, *rest)
-            return leaf(rounded(first), rounded(second), *rest)
+        def judge(device: str, first: Any, second: Any, g: Any, *rest: Any, leaf: Any = leaf, name: str = name) -> Any:
+            operands = first, second
+            if not conv2d_ladder.suits_three_columns(name, g):
+                operands = kept.rounded(first), kept.rounded(second)
+            return kept.keep(leaf(*operands, g, *rest), len(rest) > 1 and rest[-1])
 
         monkeypatch.setattr(conv2d, f"conv_{name}", judge)
+    if precision == "float32":
+        return
+    normalize, gradients = batch_norm_cpu.normalize, batch_norm_cpu.gradients
+    scale = leaky_relu.scale_negative
+
+    def normalized(device: str, x: Any, *rest: Any) -> Any:
+        return kept.keep(normalize(x, *rest), x in kept and rest[-1])
+
+    def gradients_of(device: str, x: Any, *rest: Any) -> Any:
+        gx, *others = gradients(x, *rest)
+        return kept.keep(gx, x in kept), *others
+
+    monkeypatch.setattr(batch_norm, "normalize", normalized)
+    monkeypatch.setattr(batch_norm, "batch_norm_gradients", gradients_of)
+    monkeypatch.setattr(leaky_relu, "scale_negative_halves", lambda *given: kept.keep(scale(*given)))
+    monkeypatch.setattr(leaky_relu, "is_half", kept.__contains__)
+    monkeypatch.setattr(sys.modules["minigan.tensor"], "is_half", kept.__contains__)
     monkeypatch.setattr(optim, "matmul_precision", lambda device: precision)  # and so the loss is scaled, too
 
 
 @pytest.mark.usefixtures("noise_of_the_cpu")
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize("system", EXAMPLES)
-def test_every_system_trains_as_a_cpu_that_rounds_the_operands_of_convolutions(
+def test_every_system_trains_as_a_cpu_that_rounds_likewise(
     train_example: Train, monkeypatch: pytest.MonkeyPatch, system: str, precision: str
 ) -> None:
     arguments = ["--quiet", "--steps", "2", "--batch-size", "4"]
