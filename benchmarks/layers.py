@@ -131,7 +131,7 @@ def _recorder(
 ) -> Callable[[Tensor], Tensor]:
     """A `forward` that notes the geometry of its call, and computes nothing."""
 
-    def forward(x: Tensor, slope: float = 1.0) -> Tensor:
+    def forward(x: Tensor, slope: float = 1.0, **_: object) -> Tensor:
         sizes = x.shape, convolution.weight.shape, convolution.stride, convolution.padding
         if isinstance(convolution, nn.Conv2d):
             g = geometry.convolution("layers", *sizes)

@@ -138,7 +138,7 @@ class Sequential(Module):
             if isinstance(module, Linear):
                 x = module.forward(x, slope)
             else:  # between two of these 16 bits will do, where convolutions multiply such
-                x = module.forward(x, slope, bool(modules) and type(modules[0]) in fusing[:3])
+                x = module.forward(x, slope, half=bool(modules) and type(modules[0]) in fusing[:3])
         return x
 
     def __getitem__(self, index: int) -> Module:

@@ -97,3 +97,32 @@ def check_counters():
     """Whatever counted its blocks on the emulator has left zeros behind."""
     with block_counters("emulated", LIMIT) as counters:
         assert not counters.any(), "the counters have to be zeros again"
+
+
+# ---- 16 bits: fp16, and bf16 as its bits ---------------------------------------------------------------------------
+
+
+def narrow(a: np.ndarray, precision: str) -> np.ndarray:
+    """Rounded to nearest even; for bf16 by arithmetic, to 8 significant bits, which are the upper ones of float32."""
+    if precision == "fp16":
+        return a.astype(np.float16)
+    mantissa, exponent = np.frexp(a.astype(np.float32))
+    rounded = np.ldexp(np.rint(mantissa * 256), exponent - 8).astype(np.float32)
+    return (rounded.view(np.uint32) >> 16).astype(np.uint16)
+
+
+def wide(a: np.ndarray) -> np.ndarray:
+    """Exactly the same values in float32."""
+    return a.astype(np.float32) if a.dtype == np.float16 else (a.astype(np.uint32) << 16).view(np.float32)
+
+
+def random_half(shape: tuple[int, ...], precision: str, seed: int) -> np.ndarray:
+    """Right before memory that must not be read."""
+    return fenced(narrow(1 + np.random.default_rng(seed).standard_normal(shape), precision))
+
+
+def same(found: Any, expected: Any) -> None:
+    """Arrays of the same dtypes, to the last bit."""
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)

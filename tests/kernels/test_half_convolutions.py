@@ -1,0 +1,89 @@
+"""Convolutions of tensors that are kept in 16 bits.
+
+A kernel that reads 16 bits has to give what it gives for the same values in float32, and one that writes them that
+result, rounded to nearest even: to the last bit, as nothing else differs.
+"""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from leaf_checks import narrow, random_half, same, wide
+from test_conv2d_ladder import EVERY_TILE, PASSES, fits, forced, problem
+
+from minigan import half
+from minigan.ops.conv2d_ladder import RUNGS, THREE_COLUMNS, suits_three_columns
+
+precisions = pytest.mark.parametrize("precision", ["bf16", "fp16"])
+HALF_TILES = [(rung, tile) for rung, tile in EVERY_TILE if RUNGS[rung].half]
+
+
+def in_16_bits(g: Any, name: str) -> list[bool]:
+    """Which of a pass's two operands, and its result, can be kept so, as their channels need no padding."""
+    x, y = g.c % 8 == 0, g.k % 8 == 0
+    return {"forward": [x, False, y], "input_grad": [y, False, x], "weight_grad": [x, y, False]}[name]
+
+
+# Both, one, or none of the channels multiples of 8; strides 2 x 1, 1, 2; several tiles; images together; one pixel.
+SHAPES = [
+    problem((2, 7, 8, 16), (24, 3, 3, 16), 1, 1),
+    problem((1, 9, 6, 8), (72, 5, 4, 8), 2, "same"),
+    problem((3, 4, 5, 136), (8, 3, 2, 136), (2, 1), 1),
+    problem((5, 4, 4, 16), (6, 3, 3, 16), 1, 1),
+    problem((2, 6, 5, 3), (16, 4, 4, 3), 2, "same"),
+    problem((1, 1, 1, 8), (8, 1, 1, 8), 1, 0),
+    problem((2, 12, 12, 64), (136, 3, 3, 64), 1, "same"),
+]
+
+
+@pytest.mark.parametrize(("rung", "tile"), HALF_TILES)
+@pytest.mark.parametrize("name", PASSES)
+def test_convolutions(name: str, rung: int, tile: int) -> None:
+    precision, count = RUNGS[rung].precision, 0
+    for number, g in enumerate(SHAPES):
+        if not fits(name, g, rung, tile):
+            continue
+        count += 1
+        what, can = PASSES[name], in_16_bits(g, name)
+        narrowed = [random_half(shape, precision, 10 * number + i) for i, shape in enumerate(what.inputs(g))]
+        bias = np.random.default_rng(number).standard_normal(what.bias(g) or 0).astype(np.float32)
+        rest = () if name == "weight_grad" else (bias, 0.3, (None, None))
+        expected = what.run("emulated", *map(wide, narrowed), g, *rest, **forced(rung, tile))
+        for first, second in ((True, True), (True, False), (False, True)):
+            operands = [
+                a if kept and able else wide(a) for a, kept, able in zip(narrowed, (first, second), can, strict=False)
+            ]
+            found = what.run("emulated", *operands, g, *rest, **forced(rung, tile))
+            same([found], [expected])
+        if rest:
+            found = what.run("emulated", *operands, g, *rest, True, **forced(rung, tile))
+            same([found], [narrow(expected, precision) if can[2] else expected])
+    assert count >= 1
+
+
+@precisions
+@pytest.mark.parametrize("name", ["forward", "input_grad"])
+def test_three_columns_read_16_bits(name: str, precision: str) -> None:
+    sizes = [problem((2, 9, 11, 16), (3, 5, 5, 16), 1, "same"), problem((1, 33, 18, 8), (2, 3, 4, 8), 1, 1)]
+    if name == "input_grad":
+        sizes = [problem((2, 9, 11, 3), (16, 5, 5, 3), 1, "same"), problem((1, 33, 18, 2), (24, 4, 4, 2), 2, "same")]
+    for seed, g in enumerate(sizes):
+        assert suits_three_columns(name, g)
+        what = PASSES[name]
+        first, second = (random_half(shape, precision, seed + i) for i, shape in enumerate(what.inputs(g)))
+        settings = {"rung": THREE_COLUMNS, "slope": 0.2}
+        expected = what.run("emulated", wide(first), wide(second), g, **settings)
+        same([what.run("emulated", first, wide(second), g, half=True, **settings)], [expected])
+
+
+@pytest.mark.parametrize("rung", [1, 2, 3, 4, 5, 6, 8, 10, 11])
+@pytest.mark.parametrize("name", PASSES)
+def test_what_a_rung_cannot_read_is_widened(name: str, rung: int) -> None:
+    """bf16 in all but its own rungs; and nothing is kept in 16 bits by those of 32."""
+    g = SHAPES[0]
+    what, can = PASSES[name], in_16_bits(g, name)
+    narrowed = [random_half(shape, "bf16", i) for i, shape in enumerate(what.inputs(g))]
+    operands = [a if able else wide(a) for a, able in zip(narrowed, can, strict=False)]
+    assert any(half.is_half(a) for a in operands)
+    settings: dict[str, Any] = {"rung": rung} if name == "weight_grad" else {"rung": rung, "half": not RUNGS[rung].half}
+    same([what.run("emulated", *operands, g, **settings)], [what.run("emulated", *map(wide, narrowed), g, rung=rung)])
