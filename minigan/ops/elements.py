@@ -11,7 +11,7 @@ import numpy as np
 
 from minigan.backend import Array, array_module, contiguous
 from minigan.cpu import ELEMENTS_PER_THREAD, parallel
-from minigan.half import aligned, launch_halves
+from minigan.half import aligned, is_half, launch_halves, widened
 from minigan.kernel_launch import launch_elements
 
 
@@ -32,26 +32,23 @@ def element_loop(loop: Callable[..., None], numbers: int = 0) -> Callable[..., A
     return leaf
 
 
-def element_kernel(source: str, kernel: str, numbers: int = 0) -> Callable[..., Array]:
-    """The leaf of GPUs. An array may be None: a null pointer."""
+def element_kernel(source: str, kernel: str, numbers: int = 0, half: bool = False) -> Callable[..., Array]:
+    """The leaf of GPUs. An array may be None: a null pointer.
+
+    half: there is such a kernel for arrays of 16 bits, too, which gives one. Where only some are, they are widened.
+    """
 
     def leaf(device: str, *args: Any) -> Array:
-        count = len(args) - numbers
-        y = array_module(device).empty(args[0].shape, args[0].dtype)
-        given = [*contiguous(device, *args[:count]), y, *map(float, args[count:])]
-        launch_elements(source, kernel, y.size, given, device=device, dtype=y.dtype)
-        return y
-
-    return leaf
-
-
-def halves_kernel(kernel: str, numbers: int = 0) -> Callable[..., Array]:
-    """The leaf of GPUs for arrays, and a result, of 16 bits."""
-
-    def leaf(device: str, *args: Any) -> Array:
-        count = len(args) - numbers
-        y = array_module(device).empty(args[0].shape, args[0].dtype)
-        launch_halves(kernel, device, *map(aligned, args[:count]), y, *map(float, args[count:]))
+        arrays, given = args[: len(args) - numbers], map(float, args[len(args) - numbers :])
+        kept = half and all(is_half(a) and a.dtype == arrays[0].dtype for a in arrays)
+        if half and not kept:
+            arrays = tuple(widened(device, a) for a in arrays)
+        y = array_module(device).empty(arrays[0].shape, arrays[0].dtype)
+        if kept:
+            launch_halves(kernel, device, *map(aligned, arrays), y, *given)
+        else:
+            args = *contiguous(device, *arrays), y, *given
+            launch_elements(source, kernel, y.size, args, device=device, dtype=y.dtype)
         return y
 
     return leaf

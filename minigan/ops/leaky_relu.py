@@ -8,8 +8,7 @@ import numpy as np
 
 from minigan.backend import Array, dispatch
 from minigan.cpu import jit
-from minigan.half import is_half, widened
-from minigan.ops.elements import element_kernel, element_loop, halves_kernel
+from minigan.ops.elements import element_kernel, element_loop
 from minigan.tensor import Op, Tensor
 
 Samples = Iterator[tuple[tuple[np.ndarray, ...], dict[str, Any]]]
@@ -23,9 +22,8 @@ def _scale_negative_loop(start, stop, condition, x, slope, y):  # type: ignore[n
 
 
 scale_negative = dispatch(
-    cpu=element_loop(_scale_negative_loop, 1), cuda=element_kernel("leaky_relu.cu", "scale_negative", 1)
+    cpu=element_loop(_scale_negative_loop, 1), cuda=element_kernel("leaky_relu.cu", "scale_negative", 1, half=True)
 )
-scale_negative_halves = halves_kernel("scale_negative", 1)  # 16 bits are a GPU's
 
 
 @dataclass
@@ -72,9 +70,7 @@ class ScaleNegative(Op):
     takes_half = (0, 1)
 
     def forward(self, condition: Array, x: Array) -> Array:
-        if is_half(condition) and condition.dtype == x.dtype:
-            return scale_negative_halves(self.device, condition, x, self.slope)
-        return scale_negative(self.device, widened(self.device, condition), widened(self.device, x), self.slope)
+        return scale_negative(self.device, condition, x, self.slope)
 
     def backward(self, gy: Tensor) -> tuple[Tensor | None, ...]:
         return None, ScaleNegative(self.slope)(self.inputs[0], gy)

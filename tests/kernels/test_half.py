@@ -34,11 +34,11 @@ def test_the_slope_of_a_gradient(precision: str, slope: float, count: int) -> No
     condition, x = random_half((count,), precision, 0), random_half((count,), precision, 1)
     condition[:4] = narrow(np.array([0.0, -0.0, np.inf, -1.0]), precision)
     x[1] = narrow(np.array([-np.inf]), precision)[0]
-    y = run(lambda: leaky_relu.scale_negative_halves("emulated", condition, x, slope))
+    y = run(lambda: leaky_relu.scale_negative("emulated", condition, x, slope))
     same([y], [narrow(leaky_relu.scale_negative("emulated", wide(condition), wide(x), slope), precision)])
     x[2] = x[3] = narrow(np.array([np.inf]), precision)[0] + 1  # a NaN: the next bit pattern, or inf + 1
     x.view(np.uint16)[2:4] |= 1
-    y = leaky_relu.scale_negative_halves("emulated", condition, x, slope)
+    y = leaky_relu.scale_negative("emulated", condition, x, slope)
     assert np.isnan(wide(y)[2:4]).all()
     assert np.isfinite(wide(y)[4:]).all()
 

@@ -93,8 +93,11 @@ def rounded_on_cpu(monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
 
     monkeypatch.setattr(batch_norm, "normalize", normalized)
     monkeypatch.setattr(batch_norm, "batch_norm_gradients", gradients_of)
-    monkeypatch.setattr(leaky_relu, "scale_negative_halves", lambda *given: kept.keep(scale(*given)))
-    monkeypatch.setattr(leaky_relu, "is_half", kept.__contains__)
+
+    def scaled(device: str, condition: Any, x: Any, slope: float) -> Any:
+        return kept.keep(scale(device, condition, x, slope), condition in kept and x in kept)
+
+    monkeypatch.setattr(leaky_relu, "scale_negative", scaled)
     monkeypatch.setattr(sys.modules["minigan.tensor"], "is_half", kept.__contains__)
     monkeypatch.setattr(optim, "matmul_precision", lambda device: precision)  # and so the loss is scaled, too
 
