@@ -10,6 +10,7 @@ import minigan.functional as F
 from minigan import init
 from minigan.backend import to_device, to_numpy
 from minigan.ops.geometry import Padding, Pair, check_padding, pair
+from minigan.ops.moments import Moments
 from minigan.tensor import Tensor
 
 
@@ -125,17 +126,21 @@ class Sequential(Module):
             setattr(self, str(i), module)
 
     def forward(self, x: Tensor) -> Tensor:
-        modules = list(self)
+        modules, moments = list(self), None
         fusing = BatchNorm2d, Conv2d, ConvTranspose2d, Linear  # these, not what is derived from them
         while modules:
             module, *modules = modules
             following = modules[0] if modules else None
             slope = following.slope if type(following) is LeakyReLU else 0.0 if type(following) is ReLU else None
-            if slope is not None and isinstance(module, fusing) and type(module) in fusing:
-                x = module.forward(x, slope)  # one op, which neither writes nor keeps what lies between
+            settings: dict[str, Any] = {}
+            if slope is not None and type(module) in fusing:
+                settings["slope"] = slope  # one op, which neither writes nor keeps what lies between
                 modules.pop(0)
-            else:
-                x = module(x)
+            if type(module) is BatchNorm2d:
+                settings["moments"], moments = moments, None
+            elif type(module) in (Conv2d, ConvTranspose2d) and type(following) is BatchNorm2d and following.training:
+                settings["moments"] = moments = Moments(_groups.get())  # left by the one, taken by the other
+            x = module.forward(x, **settings) if settings else module(x)
         return x
 
     def __getitem__(self, index: int) -> Module:
@@ -176,8 +181,8 @@ class Conv2d(Module):
         self.weight = Parameter(weight_init((k, r, s, c)))
         self.bias = Parameter(init.zeros((k,))) if bias else None
 
-    def forward(self, x: Tensor, slope: float = 1.0) -> Tensor:
-        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, slope)
+    def forward(self, x: Tensor, slope: float = 1.0, moments: Moments | None = None) -> Tensor:
+        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, slope, moments)
 
 
 class ConvTranspose2d(Module):
@@ -206,8 +211,9 @@ class ConvTranspose2d(Module):
         self.weight = Parameter(weight_init((k, r, s, c)))
         self.bias = Parameter(init.zeros((c,))) if bias else None
 
-    def forward(self, x: Tensor, slope: float = 1.0) -> Tensor:
-        return F.conv_transpose2d(x, self.weight, self.bias, self.stride, self.padding, self.output_padding, slope)
+    def forward(self, x: Tensor, slope: float = 1.0, moments: Moments | None = None) -> Tensor:
+        settings = self.stride, self.padding, self.output_padding, slope, moments
+        return F.conv_transpose2d(x, self.weight, self.bias, *settings)
 
 
 class Linear(Module):
@@ -247,9 +253,9 @@ class BatchNorm2d(Module):
         self.running_mean = Tensor(init.zeros(shape))
         self.running_var = Tensor(init.ones(shape))
 
-    def forward(self, x: Tensor, slope: float = 1.0) -> Tensor:
-        """slope: of a LeakyReLU behind it, computed along; 1 is none."""
-        settings = self.momentum, self.epsilon, slope, self.synchronised, _groups.get()
+    def forward(self, x: Tensor, slope: float = 1.0, moments: Moments | None = None) -> Tensor:
+        """slope: of a LeakyReLU behind it, computed along; 1 is none. moments: which the layer before has left."""
+        settings = self.momentum, self.epsilon, slope, self.synchronised, _groups.get(), moments
         return F.batch_norm(x, self.gamma, self.beta, self.running_mean, self.running_var, self.training, *settings)
 
 

@@ -12,6 +12,7 @@ from minigan.ops import batch_norm_cpu, batch_norm_cuda
 from minigan.ops.batch_norm_arrays import excess, given_gradients, given_statistics, over_ranks
 from minigan.ops.leaky_relu import leaky_relu
 from minigan.ops.mean_over_ranks import mean_over_ranks
+from minigan.ops.moments import Known, Moments
 from minigan.ops.reduce import mean
 from minigan.tensor import Fused, Tensor
 
@@ -42,12 +43,17 @@ class BatchNorm(Fused):
     synchronised: bool = False
     groups: int = 1
     running: tuple[Array | None, Array | None, float] = (None, None, 0.0)
+    known: Known | None = None  # moments of x that whoever computed it has left
 
     def forward(self, x: Array, gamma: Array, beta: Array, *given: Array) -> Array:
         if given:
             return normalize_given(self.device, x, gamma, beta, *given, self.epsilon, self.slope)
         args = self.device, x, gamma, self.epsilon, self.groups, *self.running
-        found = over_ranks(statistics, *args) if self.synchronised else statistics(*args)
+        known, self.known = self.known, None
+        if known:
+            found = batch_norm_cuda.combined(known, *args)
+        else:
+            found = over_ranks(statistics, *args) if self.synchronised else statistics(*args)
         self.average, self.variance, self.inverse, scale = found
         return normalize(self.device, x, self.average, scale, beta, self.slope)
 
@@ -114,6 +120,7 @@ def batch_norm(
     slope: float = 1.0,
     synchronised: bool = False,
     groups: int = 1,
+    moments: Moments | None = None,
 ) -> Tensor:
     """(N, ..., C) normalised for each channel over all other axes, times gamma (C,), plus beta (C,).
 
@@ -122,6 +129,7 @@ def batch_norm(
     slope: of a LeakyReLU behind it, which costs next to nothing here; 1 is none.
     synchronised: the batch is that of all ranks of a data-parallel program together.
     groups: the N images are so many batches, one after the other, and treated as if each came by itself.
+    moments: those that the convolution that made x was given; x is not read for them, if it has left some.
     Raises ValueError in training if there is only one value for each channel, whose variance is undefined.
     """
     c = x.shape[-1:] or (0,)
@@ -137,7 +145,8 @@ def batch_norm(
     if round(x.size // max(1, c[0] * groups) / (world().weight if synchronised else 1)) < 2:
         raise ValueError(f"batch_norm: expected at least 2 values for each channel in training, got {x.shape}")
     running = [None if t is None else t.data for t in (running_mean, running_var)]
-    y = BatchNorm(epsilon, slope, synchronised, groups, (running[0], running[1], momentum))(x, gamma, beta)
+    known = None if moments is None or synchronised else moments.take(x, groups)
+    y = BatchNorm(epsilon, slope, synchronised, groups, (running[0], running[1], momentum), known)(x, gamma, beta)
     for t in (running_mean, running_var):
         if t is not None:
             t.mark_changed()

@@ -15,6 +15,7 @@ from minigan.backend import Array, dispatch
 from minigan.ops import conv2d_cpu, conv2d_cuda, geometry
 from minigan.ops.geometry import Geometry, Padding, Pair
 from minigan.ops.leaky_relu import ScaleNegative
+from minigan.ops.moments import Moments
 from minigan.ops.reduce import sum
 from minigan.ops.rounded import Copies, Rounded, shared_copies
 from minigan.tensor import Op, Tensor, is_grad_enabled
@@ -53,13 +54,15 @@ class Conv2d(Op):
     geometry: Geometry
     slope: float = 1.0
     copies: Copies = (None, None)
+    moments: Moments | None = None  # of the output, if batch norm asks for them
     of_gradient: Rounded = field(default_factory=Rounded)  # the output's, where batch norm has made it
 
     saved_inputs = (0, 1)
     keeps_output = True
 
     def forward(self, x: Array, w: Array, *bias: Array) -> Array:
-        out = conv_forward(self.device, x, w, self.geometry, bias[0] if bias else None, self.slope, self.copies)
+        settings = self.geometry, bias[0] if bias else None, self.slope, self.copies, self.moments
+        out, self.moments = conv_forward(self.device, x, w, *settings), None
         self.out = None if self.slope == 1 else out  # its signs are those before LeakyReLU
         return out
 
@@ -104,13 +107,15 @@ class Conv2dInputGrad(Op):
     geometry: Geometry
     slope: float = 1.0
     copies: Copies = (None, None)
+    moments: Moments | None = None  # of the output, if batch norm asks for them
     of_gradient: Rounded = field(default_factory=Rounded)  # the output's, where batch norm has made it
 
     saved_inputs = (0, 1)
     keeps_output = True
 
     def forward(self, y: Array, w: Array, *bias: Array) -> Array:
-        out = conv_input_grad(self.device, y, w, self.geometry, bias[0] if bias else None, self.slope, self.copies)
+        settings = self.geometry, bias[0] if bias else None, self.slope, self.copies, self.moments
+        out, self.moments = conv_input_grad(self.device, y, w, *settings), None
         self.out = None if self.slope == 1 else out  # its signs are those before LeakyReLU
         return out
 
@@ -206,15 +211,16 @@ def conv2d(
     stride: int | Pair = 1,
     padding: Padding = 0,
     slope: float = 1.0,
+    moments: Moments | None = None,
 ) -> Tensor:
     """Convolution: (N, H, W, C), (K, R, S, C) -> (N, P, Q, K), with P = (H + top + bottom - R) // stride + 1.
 
     bias: (K,). padding: a number, a pair (vertical, horizontal), ((top, bottom), (left, right)), "valid" (none) or
     "same" (TensorFlow's: P = ceil(H / stride), the smaller half before).
-    slope: of a LeakyReLU behind it; 1 is none.
+    slope: of a LeakyReLU behind it; 1 is none. moments: of the output, asked for by who hands them to batch_norm.
     """
     g = geometry.convolution("conv2d", x.shape, weight.shape, stride, padding)
-    return Conv2d(g, slope, shared_copies(x, weight))(x, weight, *_bias("conv2d", bias, g.k))
+    return Conv2d(g, slope, shared_copies(x, weight), moments)(x, weight, *_bias("conv2d", bias, g.k))
 
 
 def conv_transpose2d(
@@ -225,16 +231,19 @@ def conv_transpose2d(
     padding: Padding = 0,
     output_padding: int | Pair = 0,
     slope: float = 1.0,
+    moments: Moments | None = None,
 ) -> Tensor:
     """Transposed convolution.
 
     (N, P, Q, K), (K, R, S, C) -> (N, H, W, C), H = (P - 1) stride - top - bottom + R + output_padding.
 
     It is the input gradient of the convolution with this weight, stride and padding. bias: (C,). With padding "same" H
-    = P stride. slope: as in conv2d.
+    = P stride. slope, moments: as in conv2d.
     """
     g = geometry.transposed("conv_transpose2d", x.shape, weight.shape, stride, padding, output_padding)
-    return Conv2dInputGrad(g, slope, shared_copies(x, weight))(x, weight, *_bias("conv_transpose2d", bias, g.c))
+    return Conv2dInputGrad(g, slope, shared_copies(x, weight), moments)(
+        x, weight, *_bias("conv_transpose2d", bias, g.c)
+    )
 
 
 def conv2d_weight_grad(

@@ -16,11 +16,13 @@ from minigan.ops import conv2d_tune
 from minigan.ops.conv2d_ladder import (
     RUNGS,
     THREE_COLUMNS,
+    Tile,
     candidates,
     choose_slices,
     choose_tile,
     counters_of,
     padded,
+    parts_of,
     shared_bytes,
     tiles_of,
 )
@@ -36,6 +38,7 @@ from minigan.ops.conv2d_launch import (
 )
 from minigan.ops.conv2d_tune import Choice
 from minigan.ops.geometry import Geometry
+from minigan.ops.moments import Moments
 from minigan.ops.rounded import Copies
 
 # What is summed beside a weight gradient, in the order of line_sums.cuh's numbers from 1 on; how many sums those are.
@@ -50,6 +53,7 @@ def forward(
     bias: Array | None = None,
     slope: float = 1.0,
     copies: Copies = (None, None),
+    moments: Moments | None = None,
     *,
     precision: str | None = None,
     rung: int | None = None,
@@ -58,11 +62,13 @@ def forward(
     """(N, H, W, C), (K, R, S, C) and optionally (K,) -> (N, P, Q, K).
 
     slope: of a LeakyReLU that the outputs go through; 1 is none. copies: of x and w in 16 bits, which other passes
-    share. precision: how operands may be rounded for tensor cores (set_matmul_precision); None: the one in force. rung,
-    tile: force one (RUNGS); else the problem decides, or MINIGAN_AUTOTUNE.
+    share. moments: those of the outputs are left there, if the kernel can. precision: how operands may be rounded for
+    tensor cores (set_matmul_precision); None: the one in force. rung, tile: force one (RUNGS); else the problem
+    decides, or MINIGAN_AUTOTUNE.
     """
     if _tunes(device, x, g, rung, tile):
-        return _tuned("forward", forward, device, g, precision, copies, (x, w, bias, slope))
+        way = _way("forward", forward, device, g, precision, (x, w, bias, slope))
+        rung, tile = way.rung, way.tile
     rung = rung_for(g, x.dtype, device, precision, rung, "forward")
     check_array("input", x, g.x_shape, x.dtype)
     check_array("weight", w, g.w_shape, x.dtype)
@@ -93,7 +99,8 @@ def forward(
                 args = [*operands, bias, y, conv(inner, slope), g.k]
             elif chosen.packed:
                 args[1] = run.packed("forward", chosen, vectors, g, w_tiles, w)
-            run("conv2d_forward", grid, chosen.threads, args, chosen, vectors, shared)
+            kernel, args = _observed(run, "forward", chosen, g, args, moments)
+            run(kernel, grid, chosen.threads, args, chosen, vectors, shared)
     return y
 
 
@@ -105,6 +112,7 @@ def input_grad(
     bias: Array | None = None,
     slope: float = 1.0,
     copies: Copies = (None, None),
+    moments: Moments | None = None,
     *,
     precision: str | None = None,
     rung: int | None = None,
@@ -112,7 +120,8 @@ def input_grad(
 ) -> Array:
     """(N, P, Q, K), (K, R, S, C) and optionally (C,) -> (N, H, W, C): transposed convolution. Else as forward."""
     if _tunes(device, gy, g, rung, tile):
-        return _tuned("input_grad", input_grad, device, g, precision, copies, (gy, w, bias, slope))
+        way = _way("input_grad", input_grad, device, g, precision, (gy, w, bias, slope))
+        rung, tile = way.rung, way.tile
     rung = rung_for(g, gy.dtype, device, precision, rung, "input_grad")
     check_array("output gradient", gy, g.y_shape, gy.dtype)
     check_array("weight", w, g.w_shape, gy.dtype)
@@ -151,7 +160,8 @@ def input_grad(
                 args = [*operands, bias, gx, conv(inner, slope), g.c]
             elif chosen.packed:
                 args[1] = run.packed("input_grad", chosen, vectors, g, w_tiles, w)
-            run("conv2d_input_grad", grid, chosen.threads, args, chosen, vectors, shared)
+            kernel, args = _observed(run, "input_grad", chosen, g, args, moments)
+            run(kernel, grid, chosen.threads, args, chosen, vectors, shared)
     return gx
 
 
@@ -172,7 +182,8 @@ def weight_grad(
     slices: about how many the depth is cut into, if not as choose_slices says.
     """
     if _tunes(device, x, g, rung, tile):
-        return _tuned("weight_grad", weight_grad, device, g, precision, copies, (x, gy))
+        way = _way("weight_grad", weight_grad, device, g, precision, (x, gy))
+        rung, tile, slices = way.rung, way.tile, way.slices
     return _weight_grad(device, x, gy, g, copies, None, precision, rung, tile, slices)[0]
 
 
@@ -267,6 +278,22 @@ def _weight_grad(
     return gw, gb
 
 
+def _observed(
+    run: Launcher, what: str, chosen: Tile, g: Geometry, args: list[Any], moments: Moments | None
+) -> tuple[str, list[Any]]:
+    """The kernel of a pass, and its arguments: the one that leaves the outputs' moments where it can, if it shall.
+
+    args: of the kernel that does not; its outputs are the fourth.
+    """
+    parts = None if moments is None else parts_of(chosen, g, what, moments.groups)
+    if moments is None or parts is None:
+        return f"conv2d_{what}", args
+    y, channels = args[3], args[3].shape[-1]
+    means, squares = (run.empty((parts.count, channels), dtype) for dtype in (np.float64, np.float32))
+    moments.leave(y, (parts, means, squares))
+    return f"conv2d_{what}_moments", [*args[:4], means, squares, args[4], channels]
+
+
 def _im2col(run: Launcher, x: Array, g: Geometry) -> Array:
     """(N, H, W, C) -> (N P Q, R S C)."""
     rows, width = g.n * g.p * g.q, g.r * g.s * g.c
@@ -295,14 +322,6 @@ def _product(
     run("product", grid, (small.bn, small.bm), [a, b, bias, y, *sizes, *a_strides, *b_strides, float(slope)])
 
 
-def _tuned(
-    what: str, run: Callable[..., Array], device: str, g: Geometry, precision: str | None, copies: Copies, arrays: Any
-) -> Array:
-    """A pass by the fastest of its candidates."""
-    way = _way(what, run, device, g, precision, arrays)
-    return _compute(way, run, device, g, precision, copies, arrays)
-
-
 def _way(what: str, run: Callable[..., Array], device: str, g: Geometry, precision: str | None, arrays: Any) -> Choice:
     """The fastest of a pass's candidates, which are timed with all that they round."""
     precision = matmul_precision(device) if precision is None else precision
@@ -313,25 +332,12 @@ def _way(what: str, run: Callable[..., Array], device: str, g: Geometry, precisi
     ways = list(candidates(what, g, architecture(device), precision, widths))
 
     def compute(way: Choice) -> Array:
-        return _compute(way, run, device, g, precision, (None, None), (first, second, *arrays[2:]))
+        split = {} if way.slices is None else {"slices": way.slices}
+        return run(device, first, second, g, *arrays[2:], precision=precision, rung=way.rung, tile=way.tile, **split)
 
     sizes = " ".join(f"{name}{size}" for name, size in asdict(g).items())
     problem = f"{what} {precision} {sizes} vectors {widths[0]} {widths[1]}"
     return conv2d_tune.choose(device, problem, ways, compute)
-
-
-def _compute(
-    way: Choice,
-    run: Callable[..., Array],
-    device: str,
-    g: Geometry,
-    precision: str | None,
-    copies: Copies,
-    arrays: Any,
-) -> Array:
-    split = {} if way.slices is None else {"slices": way.slices}
-    first, second, *rest = arrays
-    return run(device, first, second, g, *rest, copies, precision=precision, rung=way.rung, tile=way.tile, **split)
 
 
 def _tunes(device: str, first: Array, g: Geometry, rung: int | None, tile: int | None) -> bool:
