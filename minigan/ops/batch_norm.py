@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -49,11 +50,9 @@ class BatchNorm(Fused):
         if given:
             return normalize_given(self.device, x, gamma, beta, *given, self.epsilon, self.slope)
         args = self.device, x, gamma, self.epsilon, self.groups, *self.running
-        known, self.known = self.known, None
-        if known:
-            found = batch_norm_cuda.combined(known, *args)
-        else:
-            found = over_ranks(statistics, *args) if self.synchronised else statistics(*args)
+        compute = partial(batch_norm_cuda.combined, self.known) if self.known else statistics
+        self.known = None
+        found = over_ranks(compute, *args) if self.synchronised else compute(*args)
         self.average, self.variance, self.inverse, scale = found
         return normalize(self.device, x, self.average, scale, beta, self.slope)
 
@@ -145,7 +144,7 @@ def batch_norm(
     if round(x.size // max(1, c[0] * groups) / (world().weight if synchronised else 1)) < 2:
         raise ValueError(f"batch_norm: expected at least 2 values for each channel in training, got {x.shape}")
     running = [None if t is None else t.data for t in (running_mean, running_var)]
-    known = None if moments is None or synchronised else moments.take(x, groups)
+    known = None if moments is None else moments.take(x, groups)
     y = BatchNorm(epsilon, slope, synchronised, groups, (running[0], running[1], momentum), known)(x, gamma, beta)
     for t in (running_mean, running_var):
         if t is not None:

@@ -81,10 +81,10 @@ def combined(
     x: Array,
     gamma: Array,
     epsilon: float,
-    groups: int,
-    running_mean: Array | None,
-    running_var: Array | None,
-    momentum: float,
+    groups: int = 1,
+    running_mean: Array | None = None,
+    running_var: Array | None = None,
+    momentum: float = 0.0,
 ) -> tuple[Array, ...]:
     """What `statistics` returns, from the moments of x's parts that its convolution has left."""
     parts, means, squares = known
