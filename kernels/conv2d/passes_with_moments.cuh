@@ -22,5 +22,5 @@ conv2d_input_grad_moments(const NUMBER* gy, const NUMBER* w, const float* bias, 
   const int parts = ceil_div(of_class.rows, PART_ROWS);
   Observed<InputGrad> pass{of_class, means, squares, static_cast<int>(blockIdx.z) * parts};
   pass.columns = channels;
-  if (blockIdx.x * BM < pass.rows) product(pass, gy, w, bias, gx);  // the same for all threads of the block
+  product(pass, gy, w, bias, gx);
 }
