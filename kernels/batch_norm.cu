@@ -5,6 +5,8 @@
 //   the last block of a tile of channels to finish adds the chunks up, in order and in double. Which block that is differs
 //   from run to run, what is added to what depends on the shape alone: deterministic. `finished` counts the blocks, in
 //   integers; the last one sets it back to 0, for the next launch.
+//   Where the convolution that made x has left the moments of its parts (conv2d/fragments.cuh), combine_moments sums over
+//   those, and x is not read for them.
 //   Moments take one pass over x: a thread sums d and d^2, d = x - its own first value. The usual danger, that the sum of
 //   squares cancels, is gone where that value lies near the data: of n values none lies farther from their mean than
 //   sqrt(n - 1) standard deviations (Samuelson), so at worst n roundings are lost, however large the mean is.
@@ -96,6 +98,64 @@ __device__ __forceinline__ Affine affine(double average, double scale, double be
 // The same instruction in forward and backward, so that both agree on the sign.
 __device__ __forceinline__ REAL apply(const Affine& a, REAL x) { return fma(a.slope, x - a.centre, a.shift); }
 
+// The mean of some rows, and the sum of the squared differences from it.
+struct Combined {
+  double mean, spread;
+};
+
+// Of a thread's channel, those of the `rows` rows that items number first to last - 1 have together, item i rows_in(i) of
+// them, with mean_of(i) and squares_of(i), of which AHEAD are asked for at once. (Chan, Golub and LeVeque, "Updating
+// formulae and a pairwise algorithm for computing sample variances", 1979.)
+template <int AHEAD, class Rows, class Mean, class Squares>
+__device__ __forceinline__ Combined combine(const Share& share, int first, int last, int channels, int rows,
+                                            Rows rows_in, Mean mean_of, Squares squares_of) {
+  double mean = 0, spread = 0;
+  if (share.c >= channels) last = first;
+#pragma unroll AHEAD
+  for (int i = first + share.number; i < last; i += SHARES) mean += rows_in(i) * mean_of(i);
+  mean = sum_shares(share, mean) / rows;
+#pragma unroll AHEAD
+  for (int i = first + share.number; i < last; i += SHARES) {
+    const double d = mean_of(i) - mean;
+    spread += squares_of(i) + rows_in(i) * d * d;
+  }
+  return {mean, sum_shares(share, spread)};
+}
+
+// What moments and combine_moments are given and make; moments describes it.
+struct Statistics {
+  const REAL* gamma;
+  const double *means, *squares;
+  double *average, *variance, *inverse, *scale;
+  REAL *running_mean, *running_var;
+  double momentum, epsilon;
+};
+
+// By the last block of a tile of channels: all groups' from those of their chunks, of rows_in(chunk) rows each.
+template <class Rows>
+__device__ __forceinline__ void finish_moments(const Share& share, const Statistics& of, int rows, int channels,
+                                               Rows rows_in) {
+  const int c = share.c, chunks = gridDim.y;
+  for (int group = 0; group < gridDim.z; group++) {
+    const int first = group * chunks * channels + c;
+    const Combined all = combine<1>(
+        share, 0, chunks, channels, rows, rows_in, [=](int chunk) { return of.means[first + chunk * channels]; },
+        [=](int chunk) { return of.squares[first + chunk * channels]; });
+    if (share.number != 0 || c >= channels) continue;
+    const int s = group * channels + c;
+    const double biased = all.spread / rows, unbiased = all.spread / (rows - 1);
+    of.average[s] = all.mean;
+    of.variance[s] = biased;
+    of.inverse[s] = 1 / sqrt(biased + of.epsilon);
+    of.scale[s] = of.gamma[c] * of.inverse[s];
+    auto average = [&](REAL* running, double value) {
+      if (running) running[c] = static_cast<REAL>(of.momentum * running[c] + (1 - of.momentum) * value);
+    };
+    average(of.running_mean, all.mean);
+    average(of.running_var, unbiased);
+  }
+}
+
 // x (groups, rows, channels) -> average, variance (groups, channels), the biased one, and what normalises by them: inverse =
 // 1 / sqrt(variance + epsilon), scale = gamma inverse. means, squares (groups, chunks, channels): of each chunk, the mean
 // and the sum of squared differences. finished (tiles of channels): 0 before and after.
@@ -151,28 +211,48 @@ extern "C" __global__ void __launch_bounds__(256)
   }
   if (!last_block(finished + blockIdx.x, gridDim.y * gridDim.z)) return;
 
-  const int chunks = gridDim.y;
-  for (int group = 0; group < gridDim.z; group++) {
-    mean = spread = 0;
-    for (int chunk = share.number; chunk < chunks && inside; chunk += SHARES)
-      mean += rows_of(chunk, rows, chunk_rows) * means[(group * chunks + chunk) * channels + c];
-    mean = sum_shares(share, mean) / rows;
-    for (int chunk = share.number; chunk < chunks && inside; chunk += SHARES) {
-      const int at = (group * chunks + chunk) * channels + c;
-      const double d = means[at] - mean;
-      spread += squares[at] + rows_of(chunk, rows, chunk_rows) * d * d;
-    }
-    spread = sum_shares(share, spread);
-    if (share.number != 0 || !inside) continue;
-    const int s = group * channels + c;
-    const double biased = spread / rows, unbiased = spread / (rows - 1);
-    average[s] = mean;
-    variance[s] = biased;
-    inverse[s] = 1 / sqrt(biased + epsilon);
-    scale[s] = gamma[c] * inverse[s];
-    if (running_mean) running_mean[c] = static_cast<REAL>(momentum * running_mean[c] + (1 - momentum) * mean);
-    if (running_var) running_var[c] = static_cast<REAL>(momentum * running_var[c] + (1 - momentum) * unbiased);
+  finish_moments(share, {gamma, means, squares, average, variance, inverse, scale, running_mean, running_var, momentum,
+                         epsilon},
+                 rows, channels, [=](int chunk) { return rows_of(chunk, rows, chunk_rows); });
+}
+
+// How a convolution's output is cut into parts (minigan/ops/moments.py); numbers of one group.
+struct Parts {
+  int part_rows, class_rows, class_parts, run;
+};
+
+// The same statistics from moments that the convolution that made x has left (conv2d/fragments.cuh): part_means,
+// part_squares (parts, channels). A block adds up chunk_parts parts of a group, of which each has `members`.
+extern "C" __global__ void __launch_bounds__(256)
+    combine_moments(const double* part_means, const float* part_squares, Parts parts, const REAL* gamma, double* means,
+                    double* squares, unsigned* finished, double* average, double* variance, double* inverse,
+                    double* scale, REAL* running_mean, REAL* running_var, double momentum, double epsilon, int members,
+                    int rows, int channels, int chunk_parts) {
+  const Share share = thread_share();
+  const int c = share.c, group = blockIdx.z, groups = gridDim.z;
+  auto rows_before = [=](int member) {
+    return member / parts.class_parts * parts.class_rows + member % parts.class_parts * parts.part_rows;
+  };
+  auto index = [=](int member) {
+    return ((member / parts.run * groups + group) * parts.run + member % parts.run) * channels + c;
+  };
+  auto chunk_rows = [=](int chunk) {
+    return rows_before(min((chunk + 1) * chunk_parts, members)) - rows_before(chunk * chunk_parts);
+  };
+  const int first = blockIdx.y * chunk_parts;
+  const Combined all = combine<IN_FLIGHT>(
+      share, first, min(first + chunk_parts, members), channels, chunk_rows(blockIdx.y),
+      [=](int member) { return rows_before(member + 1) - rows_before(member); },
+      [=](int member) { return part_means[index(member)]; }, [=](int member) { return part_squares[index(member)]; });
+  if (share.number == 0 && c < channels) {
+    const int at = (group * gridDim.y + blockIdx.y) * channels + c;
+    means[at] = all.mean;
+    squares[at] = all.spread;
   }
+  if (!last_block(finished + blockIdx.x, gridDim.y * groups)) return;
+  finish_moments(share, {gamma, means, squares, average, variance, inverse, scale, running_mean, running_var, momentum,
+                         epsilon},
+                 rows, channels, chunk_rows);
 }
 
 // y = leaky(value), where leaky(v) = v > 0 ? v : negative * v; negative = 1: no LeakyReLU.

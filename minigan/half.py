@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from minigan.backend import Array, address, array_module
+from minigan.backend import Array, address, array_module, on_device
 from minigan.kernel_launch import launch
 
 HALF_DTYPES = {"bf16": np.dtype(np.uint16), "fp16": np.dtype(np.float16)}  # NumPy has no bf16: its bits
@@ -27,8 +27,9 @@ def widened(device: str, array: Array) -> Array:
     """16 bits as float32; other arrays as they are."""
     if not is_half(array):
         return array
-    y = array_module(device).empty(array.shape, np.float32)
-    launch_halves("widen", device, aligned(array), y)
+    with on_device(device):
+        y = array_module(device).empty(array.shape, np.float32)
+        launch_halves("widen", device, aligned(array), y)
     return y
 
 

@@ -10,6 +10,7 @@ import minigan.functional as F
 from minigan import init
 from minigan.backend import to_device, to_numpy
 from minigan.ops.geometry import Padding, Pair, check_padding, pair
+from minigan.ops.moments import Moments
 from minigan.tensor import Tensor
 
 
@@ -125,20 +126,24 @@ class Sequential(Module):
             setattr(self, str(i), module)
 
     def forward(self, x: Tensor) -> Tensor:
-        modules = list(self)
+        modules, moments = list(self), None
         fusing = BatchNorm2d, Conv2d, ConvTranspose2d, Linear  # these, not what is derived from them
         while modules:
             module, *modules = modules
-            if not isinstance(module, fusing) or type(module) not in fusing:
+            if type(module) not in fusing:
                 x = module(x)
                 continue
-            slope = 1.0
+            settings: dict[str, Any] = {}
             if modules and type(modules[0]) in (LeakyReLU, ReLU):  # one op: what lies between is not written nor kept
-                slope = getattr(modules.pop(0), "slope", 0.0)
-            if isinstance(module, Linear):
-                x = module.forward(x, slope)
-            else:  # between two of these 16 bits will do, where convolutions multiply such
-                x = module.forward(x, slope, half=bool(modules) and type(modules[0]) in fusing[:3])
+                settings["slope"] = getattr(modules.pop(0), "slope", 0.0)
+            following = modules[0] if modules else None
+            if type(module) is not Linear:  # between two of these 16 bits will do, where convolutions multiply such
+                settings["half"] = type(following) in fusing[:3]
+            if type(module) is BatchNorm2d:
+                settings["moments"], moments = moments, None
+            elif type(module) is not Linear and type(following) is BatchNorm2d and following.training:
+                settings["moments"] = moments = Moments(_groups.get())  # left by the one, taken by the other
+            x = module.forward(x, **settings)
         return x
 
     def __getitem__(self, index: int) -> Module:
@@ -179,8 +184,8 @@ class Conv2d(Module):
         self.weight = Parameter(weight_init((k, r, s, c)))
         self.bias = Parameter(init.zeros((k,))) if bias else None
 
-    def forward(self, x: Tensor, slope: float = 1.0, half: bool = False) -> Tensor:
-        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, slope, half)
+    def forward(self, x: Tensor, slope: float = 1.0, half: bool = False, moments: Moments | None = None) -> Tensor:
+        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, slope, half, moments)
 
 
 class ConvTranspose2d(Module):
@@ -209,8 +214,8 @@ class ConvTranspose2d(Module):
         self.weight = Parameter(weight_init((k, r, s, c)))
         self.bias = Parameter(init.zeros((c,))) if bias else None
 
-    def forward(self, x: Tensor, slope: float = 1.0, half: bool = False) -> Tensor:
-        settings = self.stride, self.padding, self.output_padding, slope, half
+    def forward(self, x: Tensor, slope: float = 1.0, half: bool = False, moments: Moments | None = None) -> Tensor:
+        settings = self.stride, self.padding, self.output_padding, slope, half, moments
         return F.conv_transpose2d(x, self.weight, self.bias, *settings)
 
 
@@ -251,9 +256,9 @@ class BatchNorm2d(Module):
         self.running_mean = Tensor(init.zeros(shape))
         self.running_var = Tensor(init.ones(shape))
 
-    def forward(self, x: Tensor, slope: float = 1.0, half: bool = False) -> Tensor:
-        """slope: of a LeakyReLU behind it, computed along; 1 is none. half: as of F.batch_norm."""
-        settings = self.momentum, self.epsilon, slope, self.synchronised, _groups.get(), half
+    def forward(self, x: Tensor, slope: float = 1.0, half: bool = False, moments: Moments | None = None) -> Tensor:
+        """slope: of a LeakyReLU behind it, computed along; 1 is none. half, moments: as of F.batch_norm."""
+        settings = self.momentum, self.epsilon, slope, self.synchronised, _groups.get(), half, moments
         return F.batch_norm(x, self.gamma, self.beta, self.running_mean, self.running_var, self.training, *settings)
 
 

@@ -29,7 +29,7 @@ from minigan.backend import (
     to_device,
     to_numpy,
 )
-from minigan.half import is_half, real_dtype, widened
+from minigan.half import real_dtype, widened
 
 FLOATS = (np.dtype("float32"), np.dtype("float64"))
 
@@ -110,9 +110,7 @@ class Tensor:
 
     @property
     def data(self) -> Array:
-        if self.half:
-            with on_device(self.device):
-                self._data = widened(self.device, self._data)
+        self._data = widened(self.device, self._data)  # itself, but where it has 16 bits
         return self._data
 
     @data.setter
@@ -121,11 +119,6 @@ class Tensor:
             raise ValueError(f"data: expected {self._kind()}, got shape {array.shape}, {array.dtype}")
         self._data = array
         self.mark_changed()
-
-    @property
-    def half(self) -> bool:
-        """Whether the values are kept in 16 bits. So will be their gradient, where convolutions compute it."""
-        return is_half(self._data)
 
     @property
     def version(self) -> int:

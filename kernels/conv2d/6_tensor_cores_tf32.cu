@@ -18,6 +18,8 @@
 //            {"BM": 128, "BN": 128, "BK": 16, "STAGES": 4, "VECTOR_A": 4, "VECTOR_B": 4}]
 // dynamic shared: conv2d_forward: STAGES * (BM * (BK + 4) + BN * (BK + 4)) * 4
 // dynamic shared: conv2d_input_grad: STAGES * (BM * (BK + 4) + BK * (BN + 8)) * 4
+// dynamic shared: conv2d_forward_moments: STAGES * (BM * (BK + 4) + BN * (BK + 4)) * 4
+// dynamic shared: conv2d_input_grad_moments: STAGES * (BM * (BK + 4) + BK * (BN + 8)) * 4
 // dynamic shared: conv2d_weight_grad: STAGES * (BK * (BM + 8) + BK * (BN + 8)) * 4
 // requires: sm_80
 #include "common.cuh"
@@ -31,6 +33,7 @@ constexpr int TILES_M = WARP_M / 16, TILES_N = WARP_N / 8;  // blocks of 16 x 8 
 static_assert(BM % WARP_M == 0 && BN % WARP_N == 0, "warps share the tile evenly");
 static_assert(BK % 8 == 0 && STAGES >= 2, "mma.sync takes 8 steps of the depth; one tile at least is on its way");
 
+#include "fragments.cuh"
 #include "line_sums.cuh"
 
 // Which line of the warp's part of a tile is line g of its group number `group` of eight. Along the depth, they lie side
@@ -84,7 +87,7 @@ __device__ __forceinline__ void product(const Pass& whole, const float* a, const
   using A = decltype(whole.a);
   using B = decltype(whole.b);
   DYN_SHARED(float, ring);
-  const int row0 = blockIdx.x * BM, column0 = blockIdx.y * BN, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int row0 = blockIdx.x * BM, column0 = blockIdx.y * BN, warp = threadIdx.x / 32;
   const Pass pass = without_padding(whole, row0, BM);
   const int warp_row = warp % WARPS_M * WARP_M;
   const int warp_column = warp / WARPS_M * WARP_N;  // where the warp's part of the tile begins
@@ -111,21 +114,25 @@ __device__ __forceinline__ void product(const Pass& whole, const float* a, const
   };
   for_each_tile<STAGES, BK>(ring, copier_a, copier_b, a, b, pass.begin, pass.end, multiply);
   line_sums.store(pass);
-#pragma unroll
-  for (int i = 0; i < TILES_M; i++)
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-      const int row = row0 + warp_row + own_line<A::along_depth>(i * 2 + half, lane / 4);
-      if (row >= pass.rows) continue;
-      const int begin = pass.output(row);
-#pragma unroll
-      for (int j = 0; j < TILES_N; j++)
-#pragma unroll
-        for (int e = 0; e < 2; e++) {
-          const int column = column0 + warp_column + own_line<B::along_depth>(j, lane % 4 * 2 + e);
-          if (column < pass.columns) y[begin + column] = pass.finish(sums[i][j][half * 2 + e], bias, column);
-        }
-    }
+  write_fragments(
+      pass, sums, row0 + warp_row, column0 + warp_column,
+      [](int group, int g) { return own_line<A::along_depth>(group, g); },
+      [](int group, int g) { return own_line<B::along_depth>(group, g); }, bias, y);
 }
 
 #include "passes.cuh"
+#include "passes_with_moments.cuh"
+
+// As conv2d_forward.
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
+conv2d_forward_moments(const float* x, const float* w, const float* bias, float* y, double* means, float* squares,
+                       Conv g, int channels) {
+  forward_with_moments(x, w, bias, y, means, squares, g, channels);
+}
+
+// As conv2d_input_grad.
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
+conv2d_input_grad_moments(const float* gy, const float* w, const float* bias, float* gx, double* means, float* squares,
+                          Conv g, int channels) {
+  input_grad_with_moments(gy, w, bias, gx, means, squares, g, channels);
+}

@@ -19,6 +19,8 @@
 //            {"HALF": ["bf16", "fp16"], "BM": 128, "BN": 128, "BK": 32, "STAGES": 4, "VECTOR_A": 8, "VECTOR_B": 8}]
 // dynamic shared: conv2d_forward: STAGES * (BM * (BK + 8) + BN * (BK + 8)) * 2
 // dynamic shared: conv2d_input_grad: STAGES * (BM * (BK + 8) + BK * (BN + 8)) * 2
+// dynamic shared: conv2d_forward_moments: STAGES * (BM * (BK + 8) + BN * (BK + 8)) * 2
+// dynamic shared: conv2d_input_grad_moments: STAGES * (BM * (BK + 8) + BK * (BN + 8)) * 2
 // dynamic shared: conv2d_weight_grad: STAGES * (BK * (BM + 8) + BK * (BN + 8)) * 2
 // requires: sm_80
 #include "common.cuh"
@@ -33,6 +35,8 @@ constexpr int THREADS = 32 * WARPS_M * (BN / WARP_N);
 constexpr int TILES_M = WARP_M / 16, TILES_N = WARP_N / 8;  // blocks of 16 x 8 a warp
 static_assert(BM % WARP_M == 0 && BN % WARP_N == 0, "warps share the tile evenly");
 static_assert(BK % 16 == 0 && STAGES >= 2, "mma.sync takes 16 steps of the depth; one tile at least is on its way");
+
+#include "fragments.cuh"
 
 // ---- rounding -------------------------------------------------------------------------------------------------------
 
@@ -98,7 +102,7 @@ __device__ __forceinline__ void product(const Pass& whole, const HALF* a, const 
   using A = decltype(whole.a);
   using B = decltype(whole.b);
   DYN_SHARED(HALF, ring);
-  const int row0 = blockIdx.x * BM, column0 = blockIdx.y * BN, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int row0 = blockIdx.x * BM, column0 = blockIdx.y * BN, warp = threadIdx.x / 32;
   const Pass pass = without_padding(whole, row0, BM);
   const int warp_row = warp % WARPS_M * WARP_M;
   const int warp_column = warp / WARPS_M * WARP_N;  // where the warp's part of the tile begins
@@ -118,27 +122,23 @@ __device__ __forceinline__ void product(const Pass& whole, const HALF* a, const 
     }
   };
   for_each_tile<STAGES, BK>(ring, copier_a, copier_b, a, b, pass.begin, pass.end, use);
-#pragma unroll
-  for (int i = 0; i < TILES_M; i++)
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-      const int row = row0 + warp_row + i * 16 + lane / 4 + half * 8;
-      if (row >= pass.rows) continue;
-      const int begin = pass.output(row);
-#pragma unroll
-      for (int j = 0; j < TILES_N; j++) {
-        const int column = column0 + warp_column + j * 8 + lane % 4 * 2;
-        const float* const two = sums[i][j] + half * 2;
-        if (y.halves) {
-          if (column < pass.columns)
-            write_pair(y, begin + column, pass.finish(two[0], bias, column), pass.finish(two[1], bias, column + 1));
-        } else {
-#pragma unroll
-          for (int e = 0; e < 2; e++)
-            if (column + e < pass.columns) write(y, begin + column + e, pass.finish(two[e], bias, column + e));
-        }
-      }
-    }
+  const auto own_line = [](int group, int g) { return group * 8 + g; };
+  write_fragments(pass, sums, row0 + warp_row, column0 + warp_column, own_line, own_line, bias, y);
 }
 
 #include "passes_16_bits.cuh"
+#include "passes_with_moments.cuh"
+
+// As conv2d_forward.
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
+conv2d_forward_moments(const HALF* x, const HALF* w, const float* bias, float* y, HALF* half_y, double* means,
+                       float* squares, Conv g, int channels) {
+  forward_with_moments(x, w, bias, Output{y, half_y}, means, squares, g, channels);
+}
+
+// As conv2d_input_grad.
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
+conv2d_input_grad_moments(const HALF* gy, const HALF* w, const float* bias, float* gx, HALF* half_gx, double* means,
+                          float* squares, Conv g, int channels) {
+  input_grad_with_moments(gy, w, bias, Output{gx, half_gx}, means, squares, g, channels);
+}

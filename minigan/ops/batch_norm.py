@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from minigan.ops import batch_norm_cpu, batch_norm_cuda
 from minigan.ops.batch_norm_arrays import excess, given_gradients, given_statistics, over_ranks
 from minigan.ops.leaky_relu import leaky_relu
 from minigan.ops.mean_over_ranks import mean_over_ranks
+from minigan.ops.moments import Known, Moments
 from minigan.ops.reduce import mean
 from minigan.tensor import Fused, Tensor
 
@@ -44,6 +46,7 @@ class BatchNorm(Fused):
     groups: int = 1
     running: tuple[Array | None, Array | None, float] = (None, None, 0.0)
     half: bool = False  # whether the result may be kept in 16 bits
+    known: Known | None = None  # moments of x that whoever computed it has left
 
     takes_half = (0,)
 
@@ -51,13 +54,14 @@ class BatchNorm(Fused):
         if given:
             return normalize_given(self.device, x, gamma, beta, *given, self.epsilon, self.slope, self.half)
         args = self.device, x, gamma, self.epsilon, self.groups, *self.running
-        found = over_ranks(statistics, *args) if self.synchronised else statistics(*args)
+        compute = partial(batch_norm_cuda.combined, self.known) if self.known else statistics
+        self.known = None
+        found = over_ranks(compute, *args) if self.synchronised else compute(*args)
         self.average, self.variance, self.inverse, scale = found
         return normalize(self.device, x, self.average, scale, beta, self.slope, self.half)
 
     def gradients(self, gy: Array) -> tuple[Array | None, ...]:
-        gamma, beta, *given = (t.data for t in self.inputs[1:])
-        x = self.inputs[0].data if self.synchronised else self.inputs[0]._data
+        x, gamma, beta, *given = (t.data if self.synchronised else t._data for t in self.inputs)
         known = given_statistics(given[0], given[1], self.epsilon) if given else (self.average, self.inverse)
         gx, *sums, totals = batch_norm_gradients(self.device, x, gamma, *known, gy, beta, self.slope, bool(given))
         if given:
@@ -117,6 +121,7 @@ def batch_norm(
     synchronised: bool = False,
     groups: int = 1,
     half: bool = False,
+    moments: Moments | None = None,
 ) -> Tensor:
     """(N, ..., C) normalised for each channel over all other axes, times gamma (C,), plus beta (C,).
 
@@ -126,6 +131,7 @@ def batch_norm(
     synchronised: the batch is that of all ranks of a data-parallel program together.
     groups: the N images are so many batches, one after the other, and treated as if each came by itself.
     half: the result may be kept in 16 bits, as the layer behind reads such; it is, if x is.
+    moments: those that the convolution that made x was given; x is not read for them, if it has left some.
     Raises ValueError in training if there is only one value for each channel, whose variance is undefined.
     """
     c = x.shape[-1:] or (0,)
@@ -141,7 +147,9 @@ def batch_norm(
     if round(x.size // max(1, c[0] * groups) / (world().weight if synchronised else 1)) < 2:
         raise ValueError(f"batch_norm: expected at least 2 values for each channel in training, got {x.shape}")
     running = [None if t is None else t.data for t in (running_mean, running_var)]
-    y = BatchNorm(epsilon, slope, synchronised, groups, (running[0], running[1], momentum), half)(x, gamma, beta)
+    known = None if moments is None else moments.take(x, groups)
+    settings = epsilon, slope, synchronised, groups, (running[0], running[1], momentum), half, known
+    y = BatchNorm(*settings)(x, gamma, beta)
     for t in (running_mean, running_var):
         if t is not None:
             t.mark_changed()

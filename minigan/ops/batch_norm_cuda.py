@@ -8,10 +8,12 @@ from minigan.backend import Array, address, array_module, contiguous
 from minigan.block_counters import block_counters
 from minigan.half import C_HALVES, aligned, is_half, real_dtype, widened
 from minigan.kernel_launch import C_REALS, Macros, launch
+from minigan.ops.moments import Known
 
 TILE = 32  # channels of a block
 BLOCKS = 512  # into about so many are large arrays cut, which is 4 for each multiprocessor of a large GPU
 ROWS_OF_A_THREAD = 4  # the least, as many as batch_norm.cu has in flight
+PARTS_OF_A_THREAD = 4  # likewise, of a convolution's output
 
 
 class _Kernels:
@@ -30,10 +32,13 @@ class _Kernels:
         self.tiles = -(-self.channels // TILE)
         whole = self.channels % 4 == 0 and all(address(a) % 16 == 0 for a in (x, y, *others))
         self.vector = 4 if whole and real == "float" else 1
-        least = ROWS_OF_A_THREAD * 8 * self.vector
+        self.cut(self.rows, ROWS_OF_A_THREAD * 8 * self.vector)
+
+    def cut(self, rows: int, least: int) -> None:
+        """Cuts what is summed over, rows of x or parts of it, into chunks of at least so many."""
         limit = max(1, BLOCKS // max(1, self.tiles))
-        self.chunk_rows = max(least, -(-self.rows // limit))
-        self.chunks = -(-self.rows // self.chunk_rows)
+        self.chunk_rows = max(least, -(-rows // limit))
+        self.chunks = -(-rows // self.chunk_rows)
 
     def empty(self, *shape: int) -> Array:
         return self.xp.empty(shape, np.float64)
@@ -69,6 +74,30 @@ def statistics(
     found = tuple(run.empty(groups, run.channels) for _ in range(4))
     after = *found, running_mean, running_var, float(momentum), float(epsilon)
     run.counting("moments", (x, gamma, run.partial(), run.partial()), after)
+    return found
+
+
+def combined(
+    known: Known,
+    device: str,
+    x: Array,
+    gamma: Array,
+    epsilon: float,
+    groups: int = 1,
+    running_mean: Array | None = None,
+    running_var: Array | None = None,
+    momentum: float = 0.0,
+) -> tuple[Array, ...]:
+    """What `statistics` returns, from the moments of x's parts that its convolution has left."""
+    parts, means, squares = known
+    (gamma,) = contiguous(device, gamma)
+    run = _Kernels(device, x, groups)
+    members = parts.classes * parts.class_parts
+    run.cut(members, PARTS_OF_A_THREAD * 8)
+    found = tuple(run.empty(groups, run.channels) for _ in range(4))
+    sizes = {name: getattr(parts, name) for name in ("part_rows", "class_rows", "class_parts", "run")}
+    after = *found, running_mean, running_var, float(momentum), float(epsilon), members
+    run.counting("combine_moments", (means, squares, sizes, gamma, run.partial(), run.partial()), after)
     return found
 
 

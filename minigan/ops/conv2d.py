@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 
 from minigan.backend import Array, dispatch
+from minigan.half import is_half
 from minigan.ops import conv2d_cpu, conv2d_cuda, geometry
 from minigan.ops.geometry import Geometry, Padding, Pair
 from minigan.ops.leaky_relu import ScaleNegative
+from minigan.ops.moments import Moments
 from minigan.ops.reduce import sum
 from minigan.ops.rounded import Copies, Rounded, shared_copies
 from minigan.tensor import Op, Tensor, is_grad_enabled
@@ -44,35 +46,48 @@ def _parameter_gradients(
 
 def _as_kept(x: Tensor) -> bool:
     """Whether the gradient of x may be kept in 16 bits: as x is, unless it will be differentiated itself."""
-    return x.half and not is_grad_enabled()
+    return is_half(x._data) and not is_grad_enabled()
 
 
 @dataclass
-class Conv2d(Op):
+class _Layer(Op, abstract=True):
+    """What a convolution and a transposed one have in common: a bias, perhaps, and a LeakyReLU of this slope."""
+
+    geometry: Geometry
+    slope: float = 1.0
+    copies: Copies = (None, None)
+    half: bool = False  # whether the result may be kept in 16 bits
+    moments: Moments | None = None  # of the output, if batch norm asks for them
+
+    saved_inputs = (0, 1)
+    keeps_output = True
+    takes_half = (0,)
+
+    def compute(self, *args: Any) -> Array:
+        raise NotImplementedError(f"{type(self).__name__} defines no compute")
+
+    def forward(self, x: Array, w: Array, *bias: Array) -> Array:
+        settings = self.geometry, bias[0] if bias else None, self.slope, self.copies, self.half, self.moments
+        y, self.moments = self.compute(self.device, x, w, *settings), None
+        self.out = None if self.slope == 1 else y  # its signs are those before LeakyReLU
+        return y
+
+    def before_leaky(self, gy: Tensor) -> Tensor:
+        return gy if self.out is None else ScaleNegative(self.slope)(Tensor(self.out, device=self.device), gy)
+
+
+class Conv2d(_Layer):
     """(N, H, W, C), (K, R, S, C) and optionally (K,) -> (N, P, Q, K).
 
     y[n, p, q, k] = b[k] + sum over r, s, c of x[n, p stride - top + r, q stride - left + s, c] w[k, r, s, c].
     gx = input_grad(gy, w), gw = weight_grad(x, gy), gb = gy summed over n, p, q. slope: of a LeakyReLU behind it.
     """
 
-    geometry: Geometry
-    slope: float = 1.0
-    copies: Copies = (None, None)
-    half: bool = False  # whether the result may be kept in 16 bits
-
-    saved_inputs = (0, 1)
-    keeps_output = True
-    takes_half = (0,)
-
-    def forward(self, x: Array, w: Array, *bias: Array) -> Array:
-        settings = self.slope, self.copies, self.half
-        out = conv_forward(self.device, x, w, self.geometry, bias[0] if bias else None, *settings)
-        self.out = None if self.slope == 1 else out  # its signs are those before LeakyReLU
-        return out
+    def compute(self, *args: Any) -> Array:
+        return conv_forward(*args)
 
     def backward(self, gy: Tensor) -> tuple[Tensor | None, ...]:
-        if self.out is not None:
-            gy = ScaleNegative(self.slope)(Tensor(self.out, device=self.device), gy)
+        gy = self.before_leaky(gy)
         x, w, *_ = self.inputs
         (of_x, of_w), of_gy = self.copies, Rounded()
         return (
@@ -100,32 +115,18 @@ class Conv2d(Op):
             yield inputs[: 2 + g.n % 2], {"geometry": g, "slope": 0.3 if g.stride_w == 1 else 1.0}
 
 
-@dataclass
-class Conv2dInputGrad(Op):
+class Conv2dInputGrad(_Layer):
     """(N, P, Q, K), (K, R, S, C) and optionally (C,) -> (N, H, W, C): transposed convolution.
 
     x[n, h, w, c] = b[c] + sum of y[n, p, q, k] w[k, r, s, c] over all p, q, r, s, k with p stride - top + r = h and
     q stride - left + s = w.   gy = conv(gx, w), gw = weight_grad(gx, y), gb = gx summed over n, h, w.
     """
 
-    geometry: Geometry
-    slope: float = 1.0
-    copies: Copies = (None, None)
-    half: bool = False  # whether the result may be kept in 16 bits
-
-    saved_inputs = (0, 1)
-    keeps_output = True
-    takes_half = (0,)
-
-    def forward(self, y: Array, w: Array, *bias: Array) -> Array:
-        settings = self.slope, self.copies, self.half
-        out = conv_input_grad(self.device, y, w, self.geometry, bias[0] if bias else None, *settings)
-        self.out = None if self.slope == 1 else out  # its signs are those before LeakyReLU
-        return out
+    def compute(self, *args: Any) -> Array:
+        return conv_input_grad(*args)
 
     def backward(self, gx: Tensor) -> tuple[Tensor | None, ...]:
-        if self.out is not None:
-            gx = ScaleNegative(self.slope)(Tensor(self.out, device=self.device), gx)
+        gx = self.before_leaky(gx)
         y, w, *_ = self.inputs
         (of_y, of_w), of_gx = self.copies, Rounded()
         return (
@@ -218,15 +219,17 @@ def conv2d(
     padding: Padding = 0,
     slope: float = 1.0,
     half: bool = False,
+    moments: Moments | None = None,
 ) -> Tensor:
     """Convolution: (N, H, W, C), (K, R, S, C) -> (N, P, Q, K), with P = (H + top + bottom - R) // stride + 1.
 
     bias: (K,). padding: a number, a pair (vertical, horizontal), ((top, bottom), (left, right)), "valid" (none) or
     "same" (TensorFlow's: P = ceil(H / stride), the smaller half before).
     slope: of a LeakyReLU behind it; 1 is none. half: the result may be kept in 16 bits, as the layer behind reads such.
+    moments: of the output, asked for by who hands them to batch_norm.
     """
     g = geometry.convolution("conv2d", x.shape, weight.shape, stride, padding)
-    return Conv2d(g, slope, shared_copies(x, weight), half)(x, weight, *_bias("conv2d", bias, g.k))
+    return Conv2d(g, slope, shared_copies(x, weight), half, moments)(x, weight, *_bias("conv2d", bias, g.k))
 
 
 def conv_transpose2d(
@@ -238,16 +241,18 @@ def conv_transpose2d(
     output_padding: int | Pair = 0,
     slope: float = 1.0,
     half: bool = False,
+    moments: Moments | None = None,
 ) -> Tensor:
     """Transposed convolution.
 
     (N, P, Q, K), (K, R, S, C) -> (N, H, W, C), H = (P - 1) stride - top - bottom + R + output_padding.
 
     It is the input gradient of the convolution with this weight, stride and padding. bias: (C,). With padding "same" H
-    = P stride. slope, half: as in conv2d.
+    = P stride. slope, half, moments: as in conv2d.
     """
     g = geometry.transposed("conv_transpose2d", x.shape, weight.shape, stride, padding, output_padding)
-    return Conv2dInputGrad(g, slope, shared_copies(x, weight), half)(x, weight, *_bias("conv_transpose2d", bias, g.c))
+    op = Conv2dInputGrad(g, slope, shared_copies(x, weight), half, moments)
+    return op(x, weight, *_bias("conv_transpose2d", bias, g.c))
 
 
 def conv2d_weight_grad(

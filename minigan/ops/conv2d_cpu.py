@@ -1,7 +1,7 @@
 """The three convolution primitives on the CPU: each by the way that suits the layer.
 
 In float32 that is Winograd's filtering for large layers, which multiplies less and rounds more. MINIGAN_WINOGRAD=0 in
-the environment does without it. Numbers of 16 bits are a GPU's: what the passes are told of them is not read here.
+the environment does without it. Numbers of 16 bits and moments of outputs are a GPU's: the CPU makes none.
 """
 
 import os
@@ -24,12 +24,12 @@ def _way(g: Geometry, dtype: np.dtype) -> ModuleType:
     return conv2d_winograd if fewer else conv2d_im2col
 
 
-def forward(x: Array, w: Array, g: Geometry, bias: Array | None = None, slope: float = 1.0, *_: Any) -> Array:
+def forward(x: Array, w: Array, g: Geometry, bias: Array | None = None, slope: float = 1.0, *_: object) -> Array:
     """(N, H, W, C), (K, R, S, C) and perhaps (K,) -> (N, P, Q, K). slope: of a LeakyReLU behind it; 1: none."""
     return _activated(_way(g, x.dtype).forward(x, w, g, bias), slope)
 
 
-def input_grad(gy: Array, w: Array, g: Geometry, bias: Array | None = None, slope: float = 1.0, *_: Any) -> Array:
+def input_grad(gy: Array, w: Array, g: Geometry, bias: Array | None = None, slope: float = 1.0, *_: object) -> Array:
     """(N, P, Q, K), (K, R, S, C) and perhaps (C,) -> (N, H, W, C). slope: as of forward."""
     return _activated(_way(g, gy.dtype).input_grad(gy, w, g, bias), slope)
 

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+
 from minigan.backend import Array, contiguous, matmul_precision, on_device
 from minigan.block_counters import block_counters
 from minigan.half import FLOAT32, is_half, real_dtype
@@ -15,11 +17,13 @@ from minigan.ops import conv2d_tune
 from minigan.ops.conv2d_ladder import (
     RUNGS,
     THREE_COLUMNS,
+    Tile,
     candidates,
     choose_slices,
     choose_tile,
     counters_of,
     padded,
+    parts_of,
     shared_bytes,
     tiles_of,
 )
@@ -35,6 +39,7 @@ from minigan.ops.conv2d_launch import (
 )
 from minigan.ops.conv2d_tune import Choice
 from minigan.ops.geometry import Geometry
+from minigan.ops.moments import Moments
 from minigan.ops.rounded import Copies
 
 # What is summed beside a weight gradient, in the order of line_sums.cuh's numbers from 1 on; how many sums those are.
@@ -50,6 +55,7 @@ def forward(
     slope: float = 1.0,
     copies: Copies = (None, None),
     half: bool = False,
+    moments: Moments | None = None,
     *,
     precision: str | None = None,
     rung: int | None = None,
@@ -58,12 +64,13 @@ def forward(
     """(N, H, W, C), (K, R, S, C) and optionally (K,) -> (N, P, Q, K).
 
     slope: of a LeakyReLU that the outputs go through; 1 is none. copies: of x and w in 16 bits, which other passes
-    share. half: the result may have 16 bits, as x may. precision: how operands may be rounded for tensor cores
-    (set_matmul_precision); None: the one in force. rung, tile: force one (RUNGS); else the problem decides, or
-    MINIGAN_AUTOTUNE.
+    share. half: the result may have 16 bits, as x may. moments: those of the outputs are left there, if the kernel can.
+    precision: how operands may be rounded for tensor cores (set_matmul_precision); None: the one in force. rung, tile:
+    force one (RUNGS); else the problem decides, or MINIGAN_AUTOTUNE.
     """
     if _tunes(device, x, g, rung, tile):
-        return _tuned("forward", forward, device, g, precision, (x, w, bias, slope), copies, half)
+        way = _way("forward", forward, device, g, precision, (x, w, bias, slope), half)
+        rung, tile = way.rung, way.tile
     dtype = real_dtype(x)
     rung = rung_for(g, dtype, device, precision, rung, "forward")
     check_array("input", x, g.x_shape, dtype, half=True)
@@ -95,7 +102,8 @@ def forward(
                 args = [*operands, bias, *_either(y), conv(inner, slope), g.k]
             elif chosen.packed:
                 args[1] = run.packed("forward", chosen, vectors, g, w_tiles, w)
-            run("conv2d_forward", grid, chosen.threads, args, chosen, vectors, shared)
+            kernel, args = _observed(run, "forward", chosen, g, args, y, moments)
+            run(kernel, grid, chosen.threads, args, chosen, vectors, shared)
     return y
 
 
@@ -108,6 +116,7 @@ def input_grad(
     slope: float = 1.0,
     copies: Copies = (None, None),
     half: bool = False,
+    moments: Moments | None = None,
     *,
     precision: str | None = None,
     rung: int | None = None,
@@ -115,7 +124,8 @@ def input_grad(
 ) -> Array:
     """(N, P, Q, K), (K, R, S, C) and optionally (C,) -> (N, H, W, C): transposed convolution. Else as forward."""
     if _tunes(device, gy, g, rung, tile):
-        return _tuned("input_grad", input_grad, device, g, precision, (gy, w, bias, slope), copies, half)
+        way = _way("input_grad", input_grad, device, g, precision, (gy, w, bias, slope), half)
+        rung, tile = way.rung, way.tile
     dtype = real_dtype(gy)
     rung = rung_for(g, dtype, device, precision, rung, "input_grad")
     check_array("output gradient", gy, g.y_shape, dtype, half=True)
@@ -155,7 +165,8 @@ def input_grad(
                 args = [*operands, bias, *_either(gx), conv(inner, slope), g.c]
             elif chosen.packed:
                 args[1] = run.packed("input_grad", chosen, vectors, g, w_tiles, w)
-            run("conv2d_input_grad", grid, chosen.threads, args, chosen, vectors, shared)
+            kernel, args = _observed(run, "input_grad", chosen, g, args, gx, moments)
+            run(kernel, grid, chosen.threads, args, chosen, vectors, shared)
     return gx
 
 
@@ -176,7 +187,8 @@ def weight_grad(
     slices: about how many the depth is cut into, if not as choose_slices says.
     """
     if _tunes(device, x, g, rung, tile):
-        return _tuned("weight_grad", weight_grad, device, g, precision, (x, gy), copies)
+        way = _way("weight_grad", weight_grad, device, g, precision, (x, gy))
+        rung, tile, slices = way.rung, way.tile, way.slices
     return _weight_grad(device, x, gy, g, copies, None, precision, rung, tile, slices)[0]
 
 
@@ -277,6 +289,22 @@ def _either(y: Array) -> tuple[Array | None, Array | None]:
     return (None, y) if is_half(y) else (y, None)
 
 
+def _observed(
+    run: Launcher, what: str, chosen: Tile, g: Geometry, args: list[Any], y: Array, moments: Moments | None
+) -> tuple[str, list[Any]]:
+    """The kernel of a pass, and its arguments: the one that leaves the moments of y where it can, if it shall.
+
+    args: of the kernel that does not.
+    """
+    parts = None if moments is None else parts_of(chosen, g, what, moments.groups)
+    if moments is None or parts is None:
+        return f"conv2d_{what}", args
+    count, channels = 5 if RUNGS[run.rung].half else 4, y.shape[-1]  # operands, bias, and one pointer to y or two
+    means, squares = (run.empty((parts.count, channels), dtype) for dtype in (np.float64, np.float32))
+    moments.leave(y, (parts, means, squares))
+    return f"conv2d_{what}_moments", [*args[:count], means, squares, args[count], channels]
+
+
 def _im2col(run: Launcher, x: Array, g: Geometry) -> Array:
     """(N, H, W, C) -> (N P Q, R S C)."""
     rows, width = g.n * g.p * g.q, g.r * g.s * g.c
@@ -305,16 +333,14 @@ def _product(
     run("product", grid, (small.bn, small.bm), [a, b, bias, y, *sizes, *a_strides, *b_strides, float(slope)])
 
 
-def _tuned(
-    what: str, run: Callable[..., Array], device: str, g: Geometry, precision: str | None, arrays: Any, *settings: Any
-) -> Array:
-    """A pass by the fastest of its candidates. settings: the copies, and whether the result may have 16 bits."""
-    way = _way(what, run, device, g, precision, arrays, *settings[1:])
-    return _compute(way, run, device, g, precision, *arrays, *settings)
-
-
 def _way(
-    what: str, run: Callable[..., Array], device: str, g: Geometry, precision: str | None, arrays: Any, *half: bool
+    what: str,
+    run: Callable[..., Array],
+    device: str,
+    g: Geometry,
+    precision: str | None,
+    arrays: Any,
+    half: bool = False,
 ) -> Choice:
     """The fastest of a pass's candidates, which are timed with all that they round and widen."""
     precision = matmul_precision(device) if precision is None else precision
@@ -325,21 +351,15 @@ def _way(
     ways = list(candidates(what, g, architecture(device), precision, widths))
 
     def compute(way: Choice) -> Array:
-        return _compute(way, run, device, g, precision, first, second, *arrays[2:], (None, None), *half)
+        more: dict[str, Any] = {"half": True} if half else {}
+        more |= {} if way.slices is None else {"slices": way.slices}
+        return run(device, first, second, g, *arrays[2:], precision=precision, rung=way.rung, tile=way.tile, **more)
 
     sizes = " ".join(f"{name}{size}" for name, size in asdict(g).items())
     problem = f"{what} {precision} {sizes} vectors {widths[0]} {widths[1]}"
-    if any(halves := (is_half(first), is_half(second), *half)):
+    if any(halves := (is_half(first), is_half(second), half)):
         problem += " 16 bits " + " ".join(str(int(one)) for one in halves)
     return conv2d_tune.choose(device, problem, ways, compute)
-
-
-def _compute(
-    way: Choice, run: Callable[..., Array], device: str, g: Geometry, precision: str | None, *arrays: Any
-) -> Array:
-    split = {} if way.slices is None else {"slices": way.slices}
-    first, second, *rest = arrays
-    return run(device, first, second, g, *rest, precision=precision, rung=way.rung, tile=way.tile, **split)
 
 
 def _tunes(device: str, first: Array, g: Geometry, rung: int | None, tile: int | None) -> bool:

@@ -13,6 +13,7 @@ from minigan.block_counters import LIMIT
 from minigan.half import HALF_DTYPES
 from minigan.ops.conv2d_tune import Choice
 from minigan.ops.geometry import Geometry
+from minigan.ops.moments import Parts
 
 # The kernels count with int. This much is left for the last tile, which may reach beyond the end.
 LARGEST = 2**31 - 1 - 4096
@@ -24,6 +25,8 @@ BLOCKS = 256
 # But a slice is at least so many tiles deep, and the workspace takes so many bytes at most.
 SLICE_TILES = 4
 WORKSPACE_BYTES = 256 << 20
+# Images of so many pixels are computed together (geometry.cuh).
+SMALL_IMAGE = 256
 # Slices are added up by blocks that count each other (slices.cuh): by groups of GROUP.
 GROUP = 16
 
@@ -41,6 +44,8 @@ class Tile:
     vectors: tuple[tuple[int, int], ...] = ((1, 1),)
     # Whether the dense operand is written in whole, swizzled tiles before the product (warpgroups.cuh).
     packed: bool = False
+    # By how many rows it leaves the outputs' moments, where batch norm asks for them (fragments.cuh); 0: it cannot.
+    part_rows: int = 0
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,8 @@ def _ring_tile(bm: int, bn: int, stages: int, threads: int, *vectors: tuple[int,
 
 
 def _half_tile(half: str, bm: int, bn: int, stages: int, threads: int, *vectors: tuple[int, int]) -> Tile:
-    return Tile(bm, bn, 32, threads, {"HALF": half, "BM": bm, "BN": bn, "BK": 32, "STAGES": stages}, vectors)
+    macros: dict[str, int | str] = {"HALF": half, "BM": bm, "BN": bn, "BK": 32, "STAGES": stages}
+    return Tile(bm, bn, 32, threads, macros, vectors, part_rows=bm // 2)
 
 
 def _half_rung(half: str) -> Rung:
@@ -137,7 +143,10 @@ RUNGS: dict[int, Rung] = {
     ),
     6: Rung(
         "6_tensor_cores_tf32.cu",
-        (_ring_tile(64, 64, 3, 128, *_ALL_VECTORS), _ring_tile(128, 128, 4, 128, (4, 4))),
+        (
+            replace(_ring_tile(64, 64, 3, 128, *_ALL_VECTORS), part_rows=32),
+            replace(_ring_tile(128, 128, 4, 128, (4, 4)), part_rows=64),
+        ),
         architecture=80,
         precision="tf32",
         sums=True,
@@ -217,6 +226,28 @@ def choose_tile(
         large = [t for t in usable if t.bn > tiles[0].bn and blocks(t) >= BLOCKS and columns > t.bn // 2]
         chosen = (narrow or large or usable)[0]
     return chosen, widest(chosen, vectors)
+
+
+def parts_of(tile: Tile, g: Geometry, what: str, groups: int) -> Parts | None:
+    """The parts whose moments this tile leaves; None, and batch norm reads x, where it has none or they would not do.
+
+    They would not where a part has rows of two groups: of images one after the other, if the rows of a group are no
+    multiple of a part's, and of small ones (geometry.cuh, images_together), if its images are none; nor where the
+    classes of a transposed convolution differ in size. No layer is too small: what is left has 12 bytes for 128 or 256.
+    """
+    classes, height, width, even = 1, g.p, g.q, True
+    if what == "input_grad":
+        classes, height, width = g.stride_h * g.stride_w, g.h // g.stride_h, g.w // g.stride_w
+        even = g.h % g.stride_h == g.w % g.stride_w == 0
+    if not tile.part_rows or not even or g.n % groups:
+        return None
+    images, pixels = g.n // groups, height * width
+    rows = images * pixels
+    together = images if pixels <= SMALL_IMAGE else rows  # rows of a group that are neighbours
+    if groups > 1 and together % tile.part_rows:
+        return None
+    parts = -(-rows // tile.part_rows)
+    return Parts(tile.part_rows, rows, parts, classes, groups, parts if groups == 1 else together // tile.part_rows)
 
 
 def widest(tile: Tile, allowed: tuple[int, int]) -> tuple[int, int] | None:

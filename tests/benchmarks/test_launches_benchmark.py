@@ -187,6 +187,19 @@ def test_pytorch_casts_under_autocast_and_then_moves_less() -> None:
     assert (found["tf32"][2], found["bf16"][2]) == (False, True)
 
 
+@pytest.mark.parametrize(("system", "precision"), [("cats", "tf32"), ("anime", "bf16")])
+def test_no_published_layer_is_read_for_its_moments(
+    system: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All convolutions before a batch norm leave them, also of real and generated images together."""
+    monkeypatch.setattr(mg.backend, "_precision", precision)
+    case = step_cases.make_case(system, "paper", None, "cuda", precision)
+    names = [call.name for call in launches.minigan_calls(case)]
+    assert sum("conv2d_" in name and name.endswith("_moments") for name in names) == 14
+    assert names.count("batch_norm.cu: combine_moments") == 14
+    assert "batch_norm.cu: moments" not in names
+
+
 def test_batches_twice_as_large_move_more_with_as_many_launches() -> None:
     """But those that add up slices of a weight gradient's sum: the more pixels, the more of these sums are cut."""
     small, large = (launches.minigan_calls(resized(n)) for n in (4, 8))

@@ -2,6 +2,7 @@
 
 import numpy as np
 import test_conv2d_ladder as ladder
+import test_conv2d_moments as observed
 from minigan.kernels.emulator import options
 from mutate import Mutation
 
@@ -20,6 +21,7 @@ PASSES, SLICES, LAST = "conv2d/passes.cuh", "conv2d/slices.cuh", "last_block.cuh
 LINES = "conv2d/line_sums.cuh"
 WARPGROUPS, ROUNDING, PASSES_16 = "conv2d/9_wgmma.cu", "conv2d/rounding.cuh", "conv2d/passes_16_bits.cuh"
 WARPGROUPS_TF32, SHARED_BY_WARPGROUPS = "conv2d/11_wgmma_tf32.cu", "conv2d/warpgroups.cuh"
+FRAGMENTS, WITH_MOMENTS = "conv2d/fragments.cuh", "conv2d/passes_with_moments.cuh"
 PTX = "ptx.cuh"
 
 # The rungs that a file is part of; for headers, enough of them.
@@ -44,6 +46,8 @@ CONCERNED = {
     PASSES_16: (7, 9),
     WARPGROUPS_TF32: (11,),
     SHARED_BY_WARPGROUPS: (9, 11),
+    FRAGMENTS: (6, 7),
+    WITH_MOMENTS: (),
     PTX: (9, 10, 11),
 }
 
@@ -406,7 +410,6 @@ MUTATIONS = [
         "return along_depth ? group * 8 + g :",
         "return true ? group * 8 + g :",
     ),
-    Mutation("tensor: halves of C swapped", TENSOR, "half * 2 + e]", "e * 2 + half]"),
     Mutation(
         "tensor: the same part by two warps",
         TENSOR,
@@ -456,8 +459,6 @@ MUTATIONS = [
     Mutation("halves: B not transposed", HALVES, "ldmatrix_x4_trans(both", "ldmatrix_x4(both"),
     Mutation("halves: one block of B twice", HALVES, "fragments[j + 1][0] = both[2]", "fragments[j + 1][0] = both[0]"),
     Mutation("halves: half of the depth", HALVES, "step < BK; step += 16", "step < BK / 2; step += 16"),
-    Mutation("halves: halves of C swapped", HALVES, "half * 2 + e]", "e * 2 + half]"),
-    Mutation("halves: rows unguarded", HALVES, "if (row >= pass.rows) continue;", ""),
     Mutation(
         "halves: the same part by two warps",
         HALVES,
@@ -812,6 +813,58 @@ MUTATIONS = [
         "tile_row() { return blockIdx.x; }",
     ),
     Mutation("warpgroups tf32: sums of all tiles in one", WARPGROUPS_TF32, "return origin + row; }", "return row; }"),
+    # -- what tensor cores' tiles write, and leave for batch norm
+    Mutation(
+        "fragments: halves of C swapped",
+        FRAGMENTS,
+        "value = sums[i][j][half * 2 + e]",
+        "value = sums[i][j][e * 2 + half]",
+    ),
+    Mutation("fragments: rows unguarded", FRAGMENTS, "if (row >= pass.rows) continue;", ""),
+    Mutation("fragments: columns unguarded", FRAGMENTS, "if (column < pass.columns) y[", "y["),
+    Mutation("moments: before the bias", FRAGMENTS, "y[begin + column] = value = pass", "y[begin + column] = pass"),
+    Mutation("moments: rows that are not there", FRAGMENTS, "if (row_of(group, lane / 4) < count) sum +=", "sum +="),
+    Mutation(
+        "moments: squares of rows that are not there",
+        FRAGMENTS,
+        "if (row_of(group, lane / 4) < count) square +=",
+        "square +=",
+    ),
+    Mutation(
+        "moments: nothing subtracted",
+        FRAGMENTS,
+        "first = __shfl_sync(FULL_WARP, values[0][j][e], lane % 4)",
+        "first = 0",
+    ),
+    Mutation(
+        "moments: each lane's own first value",
+        FRAGMENTS,
+        "__shfl_sync(FULL_WARP, values[0][j][e], lane % 4)",
+        "values[0][j][e]",
+    ),
+    Mutation("moments: another column's first value", FRAGMENTS, "values[0][j][e], lane % 4)", "values[0][j][e], 0)"),
+    Mutation("moments: half of the lanes", FRAGMENTS, "lanes < 32;", "lanes < 16;"),
+    Mutation("moments: other columns' lanes", FRAGMENTS, "int lanes = 4;", "int lanes = 2;"),
+    Mutation("moments: squares about the first value", FRAGMENTS, "- first - mean;", "- first;"),
+    Mutation("moments: a mean of float", FRAGMENTS, "static_cast<double>(first) + mean", "first + mean"),
+    Mutation("moments: every part is whole", FRAGMENTS, "1.0f / count", "1.0f / PART_ROWS"),
+    Mutation("moments: one part a tile", FRAGMENTS, "first_row / PART_ROWS)", "first_row / BM)"),
+    Mutation("moments: of parts that are not there", FRAGMENTS, "if (count <= 0) return;", "if (false) return;"),
+    Mutation("moments: columns unguarded", FRAGMENTS, "lane < 4 && column < pass.columns", "lane < 4"),
+    Mutation("moments: all classes in one place", WITH_MOMENTS, "static_cast<int>(blockIdx.z) * parts", "0"),
+    Mutation("moments: of the first class alone", WITH_MOMENTS, "of_class(g, blockIdx.z)", "of_class(g, 0)"),
+    Mutation(
+        "moments: padded channels are written",
+        WITH_MOMENTS,
+        "  pass.columns = channels;\n  product(pass, x",
+        "  product(pass, x",
+    ),
+    Mutation(
+        "moments: padded channels of gx are written",
+        WITH_MOMENTS,
+        "  pass.columns = channels;\n  product(pass, gy",
+        "  product(pass, gy",
+    ),
     Mutation("ptx: descriptor without a swizzle", PTX, " | 1ull << 62;", ";"),
     Mutation(
         "ptx: lead and stride swapped",
@@ -835,6 +888,8 @@ def check(files: set[str]) -> None:
     if TENSOR in files:
         for tile in (0, 1):
             ladder.test_what_is_rounded_to_tf32(tile)
+    if files & {FRAGMENTS, WITH_MOMENTS}:
+        check_moments()
     rungs = {rung for file in files for rung in CONCERNED[file]}
     for rung, tile in ladder.EVERY_TILE:
         if rung not in rungs:
@@ -870,6 +925,14 @@ def check_one(what: ladder.Pass, g: ladder.Geometry, rung: int, tile: int | None
     ladder.check_nan_stays(what, g, rung, tile)
     # What is beside the operands is not even read: there, the process dies.
     ladder.run(what, g, [ladder.fenced(a) for a in arrays], **ladder.forced(rung, tile))
+
+
+def check_moments() -> None:
+    for rung, tile in observed.TILES:
+        for name in ("forward", "input_grad"):
+            for g in observed.suiting(name, rung, tile) if rung < 8 else []:
+                observed.check_moments(name, g, rung, tile, 1000.0)
+                observed.check_nan_stays(name, g, rung, tile)
 
 
 def check_slices(rung: int, tile: int | None) -> None:

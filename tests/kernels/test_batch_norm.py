@@ -10,6 +10,7 @@ from minigan import nn
 from minigan.ops import batch_norm as leaves
 from minigan.ops import batch_norm_cuda
 from minigan.ops.batch_norm import batch_norm_gradients, normalize, normalize_given
+from minigan.ops.moments import Parts
 
 # Around the 32 channels of a block, its 8 rows of threads (32, where a thread has four channels), and its chunks of 32
 # rows (128).
@@ -100,6 +101,67 @@ def test_moments_with_one_outlier(first):
 
 def test_moments_of_more_rows_than_512_chunks_of_32():
     check_moments(inputs((16_387, 2), "float32")[0])
+
+
+# A group's rows of a class, rows of a part, classes, groups, and whether parts of the groups alternate.
+PARTS = [
+    (2, 1, 1, 2, False),
+    (33, 32, 1, 1, False),  # the last part has one row
+    (70, 32, 4, 1, False),  # in each class
+    (64, 32, 4, 2, False),
+    (192, 64, 1, 3, True),
+    (512, 64, 4, 2, True),
+    (1000, 2, 4, 1, False),  # 2000 parts
+    (17_000, 1, 1, 1, False),  # chunks of more than 32
+]
+
+
+@pytest.mark.parametrize(("class_rows", "part_rows", "classes", "groups", "alternating"), PARTS)
+@pytest.mark.parametrize(("mean", "deviation"), [(1.0, 2.0), (1e3, 1e-2), (-3e6, 5.0)])
+@pytest.mark.parametrize("channels", [1, 33, 36])
+def test_moments_of_parts(channels, mean, deviation, class_rows, part_rows, classes, groups, alternating):
+    """What a convolution has left, put together: groups, running statistics, inverse and scale. All of it is double."""
+    shape = groups, classes, class_rows, channels
+    x, gamma, running_mean, _ = inputs(shape, "float32", mean, deviation)
+    running_var = np.abs(running_mean)
+    x = x * np.arange(1, groups + 1, dtype=np.float32).reshape(-1, 1, 1, 1)
+    class_parts = -(-class_rows // part_rows)
+    run_length = 1 if alternating else class_parts
+    parts = Parts(part_rows, class_rows, class_parts, classes, groups, run_length)
+    pieces = []  # as they lie in memory: by class, then the groups' runs in turns
+    for number in range(classes):
+        for first in range(0, class_parts, run_length):
+            for group in range(groups):
+                for part in range(first, first + run_length):
+                    pieces.append(x[group, number, part * part_rows : (part + 1) * part_rows].astype(np.float64))
+    means = np.stack([p.mean(0) for p in pieces])
+    means += np.stack([(p - m).mean(0) for p, m in zip(pieces, means, strict=True)])
+    squares = np.stack([((p - m) ** 2).sum(0) for p, m in zip(pieces, means, strict=True)]).astype(np.float32)
+    whole = np.empty((groups, classes * class_rows, channels), np.float32)
+    known = parts, fenced(means), fenced(squares)
+
+    def work():
+        running = running_mean.copy(), running_var.copy()
+        return *batch_norm_cuda.combined(known, "emulated", whole, gamma, 1e-5, groups, *running, 0.9), *running
+
+    average, variance, inverse, scale, *running = run(work)
+    check_counters()
+    for group in range(groups):
+        expected, expected_variance, _ = statistics(x[group])
+        double = 64 * eps("float64") * np.abs(x[group]).max((0, 1))  # of as many additions in a row, at most
+        spread = np.ptp(x[group].reshape(-1, channels).astype(np.float64), axis=0)
+        assert_within(average[group], expected, double)
+        # The squares came as float.
+        assert_within(variance[group], expected_variance, eps("float32") * expected_variance + double * spread)
+        assert_within(inverse[group], (variance[group] + 1e-5) ** -0.5, 4 * eps("float64") * inverse[group])
+        assert_within(scale[group], gamma * inverse[group], 4 * eps("float64") * np.abs(scale[group]))
+        count = classes * class_rows
+        running_mean = (0.9 * running_mean + 0.1 * average[group]).astype(np.float32)
+        running_var = (0.9 * running_var + 0.1 * variance[group] * count / (count - 1)).astype(np.float32)
+    for found, wanted, terms in zip(running, (running_mean, running_var), (average, variance), strict=True):
+        # Rounded once a group, where terms of both signs may have cancelled.
+        size = np.abs(wanted) + np.abs(terms).max(0)
+        assert_within(found, wanted.astype(np.float64), 2 * eps("float32") * (1 + size))
 
 
 def far(shape, dtype):

@@ -97,6 +97,7 @@ def test_replayed_steps_are_pythons_to_the_last_bit(name: str, precision: str, g
     step = GraphedStep(system, "cuda", said.append)
     found = trained(gpu, system, step)
     assert (said, step.replayed) == ([], True)
+    assert any("combine_moments" in call.name for call in gpu.calls) == (precision == "bf16")
     for number, (one, two) in enumerate(zip(found, expected, strict=True)):
         assert one == two, f"step {number}"
     losses = [dict(results) for results, *_ in expected]
