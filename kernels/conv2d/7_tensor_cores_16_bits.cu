@@ -37,6 +37,7 @@ static_assert(BM % WARP_M == 0 && BN % WARP_N == 0, "warps share the tile evenly
 static_assert(BK % 16 == 0 && STAGES >= 2, "mma.sync takes 16 steps of the depth; one tile at least is on its way");
 
 #include "fragments.cuh"
+#include "line_sums.cuh"
 
 // ---- rounding -------------------------------------------------------------------------------------------------------
 
@@ -109,6 +110,7 @@ __device__ __forceinline__ void product(const Pass& whole, const HALF* a, const 
   Copier<A, BM, BK, VECTOR_A, THREADS, HALF> copier_a(pass.a, row0, pass.begin);
   Copier<B, BN, BK, VECTOR_B, THREADS, HALF> copier_b(pass.b, column0, pass.begin);
   float sums[TILES_M][TILES_N][4] = {};
+  LineSums<Pass> line_sums(pass);
   auto use = [&](const HALF* a_tile, const HALF* b_tile) {
 #pragma unroll
     for (int step = 0; step < BK; step += 16) {
@@ -120,8 +122,11 @@ __device__ __forceinline__ void product(const Pass& whole, const HALF* a, const 
 #pragma unroll
         for (int j = 0; j < TILES_N; j++) multiply(sums[i][j], a_fragments[i], b_fragments[j], HALF());
     }
+    line_sums.add([&](int line, int step) { return to_float(a_tile[Layout<A, BM, BK, HALF>::at(line, step)]); },
+                  [&](int line, int step) { return to_float(b_tile[Layout<B, BN, BK, HALF>::at(line, step)]); });
   };
   for_each_tile<STAGES, BK>(ring, copier_a, copier_b, a, b, pass.begin, pass.end, use);
+  line_sums.store(pass);
   const auto own_line = [](int group, int g) { return group * 8 + g; };
   write_fragments(pass, sums, row0 + warp_row, column0 + warp_column, own_line, own_line, bias, y);
 }

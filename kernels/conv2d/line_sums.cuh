@@ -87,13 +87,13 @@ __device__ __forceinline__ REAL line_sum(const REAL* line_sums, int first_tile, 
   return sum;
 }
 
-// gb, by the block that comes last of those that have sums over all slices.
-__device__ __forceinline__ void finish_bias(const WeightGrad& pass, REAL* gb, unsigned* counter) {
+// gb of so many channels, by the block that comes last of those that have sums over all slices.
+__device__ __forceinline__ void finish_bias(const WeightGrad& pass, REAL* gb, int channels, unsigned* counter) {
   const int count = sharers(pass.summed);
   if (sharer(pass.summed) >= count) return;
   if (!last_block(counter, count * (pass.summed == OF_GY ? gridDim.x : gridDim.y))) return;
   const Patches& x = pass.b.patches;
-  for (int c = threadIdx.x; c < (pass.summed == OF_GY ? pass.rows : x.channels); c += THREADS) {
+  for (int c = threadIdx.x; c < channels; c += THREADS) {
     REAL sum = 0;
     if (pass.summed == OF_GY) {
       sum = line_sum<BM>(pass.line_sums, c / BM, c % BM, gridDim.x, count);

@@ -40,5 +40,5 @@ conv2d_weight_grad(const REAL* x, const REAL* gy, REAL* gw, REAL* gb, REAL* part
   const bool whole =
       !partial || add_slices(partial, counters + 1, pass.rows, pass.columns, line_sums,
                              [&](int row, int column, REAL sum) { gw[row * pass.columns + column] = sum; });
-  if (whole && summed != NOTHING) finish_bias(pass, gb, counters);
+  if (whole && summed != NOTHING) finish_bias(pass, gb, summed == OF_GY ? g.k : g.c, counters);
 }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "geometry.cuh"
+#include "line_sums.cuh"
 #include "output.cuh"
 #include "slices.cuh"
 
@@ -24,17 +25,20 @@ conv2d_input_grad(const HALF* gy, const HALF* w, const float* bias, float* gx, H
   if (blockIdx.x * BM < pass.rows) product(pass, gy, w, bias, Output{gx, half_gx});  // the same for all threads of the block
 }
 
-// x (N, H, W, C), gy (N, P, Q, K) -> gw (filters, R, S, channels).   partial, counters: as in passes.cuh, but partial
-// with one slice, too, if there is padding to leave out.
+// x (N, H, W, C), gy (N, P, Q, K) -> gw (filters, R, S, channels).   gb, partial, line_sums, counters, summed: as in
+// passes.cuh, but partial with one slice, too, if there is padding to leave out. Rungs without line_sums sum nothing.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
-conv2d_weight_grad(const HALF* x, const HALF* gy, float* gw, float* partial, unsigned* counters, Conv g, int filters,
-                   int channels, int slice_depth) {
+conv2d_weight_grad(const HALF* x, const HALF* gy, float* gw, float* gb, float* partial, float* line_sums,
+                   unsigned* counters, Conv g, int filters, int channels, int slice_depth, int summed) {
   WeightGrad pass(g, blockIdx.z, slice_depth);
+  pass.summed = summed, pass.line_sums = line_sums;
   if (partial) pass.into_tiles(TILE_ROWS, TILE_COLUMNS, tile_row(), tile_column());
   product(pass, gy, x, static_cast<const float*>(nullptr), Output{partial ? partial : gw, nullptr});
-  if (partial)
-    add_slices(partial, counters + 1, filters, pass.columns, nullptr, [&](int row, int column, float sum) {
-      const int tap = column / g.c, c = column % g.c;
-      if (c < channels) gw[(row * g.r * g.s + tap) * channels + c] = sum;
-    });
+  const bool whole =
+      !partial || add_slices(partial, counters + 1, filters, pass.columns, line_sums,
+                             [&](int row, int column, float sum) {
+                               const int tap = column / g.c, c = column % g.c;
+                               if (c < channels) gw[(row * g.r * g.s + tap) * channels + c] = sum;
+                             });
+  if (whole && summed != NOTHING) finish_bias(pass, gb, summed == OF_GY ? filters : channels, counters);
 }

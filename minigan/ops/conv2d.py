@@ -28,7 +28,7 @@ conv_forward = dispatch(cpu=conv2d_cpu.forward, cuda=conv2d_cuda.forward)
 conv_input_grad = dispatch(cpu=conv2d_cpu.input_grad, cuda=conv2d_cuda.input_grad)
 conv_weight_grad = dispatch(cpu=conv2d_cpu.weight_grad, cuda=conv2d_cuda.weight_grad)
 # The gradients of weight and bias at once, or None where that is nothing better than one after the other.
-conv_weight_and_bias_grad = dispatch(cpu=lambda x, gy, g, of: None, cuda=conv2d_cuda.weight_and_bias_grad)
+conv_weight_and_bias_grad = dispatch(cpu=lambda *_: None, cuda=conv2d_cuda.weight_and_bias_grad)
 
 
 def _parameter_gradients(
@@ -37,7 +37,7 @@ def _parameter_gradients(
     """Of the weight; and of the bias, if there is one: x or gy, as `of` says, summed over all pixels."""
     needed = op.needed[1:]
     if needed == (True, True) and not is_grad_enabled():
-        both = conv_weight_and_bias_grad(op.device, x._data, gy._data, weight_grad.geometry, of)
+        both = conv_weight_and_bias_grad(op.device, x._data, gy._data, weight_grad.geometry, of, weight_grad.copies)
         if both is not None:
             return tuple(Tensor(a, device=op.device) for a in both)
     gw = weight_grad(x, gy) if needed[0] else None

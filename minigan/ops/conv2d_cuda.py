@@ -198,6 +198,7 @@ def weight_and_bias_grad(
     gy: Array,
     g: Geometry,
     of: str,
+    copies: Copies = (None, None),
     *,
     precision: str | None = None,
     rung: int | None = None,
@@ -206,7 +207,7 @@ def weight_and_bias_grad(
 ) -> tuple[Array, Array] | None:
     """weight_grad, and in the same launch the array `of`, "gy" or "x", summed over all pixels: (K,) or (C,).
 
-    So it is read once less. None, and nothing is computed, where a rung cannot, as its operands are rounded before the
+    So it is read once less. None, and nothing is computed, where a rung cannot, where the array is rounded before the
     launch, and where not all pixels of x are met by the layer's taps.
     """
     if _tunes(device, x, g, rung, tile):
@@ -216,9 +217,11 @@ def weight_and_bias_grad(
     every_pixel = (  # line_sums.cuh: pixel h is tap top + h % stride of output h / stride
         g.h <= g.p * g.stride_h and g.w <= g.q * g.stride_w and g.top + g.stride_h <= g.r and g.left + g.stride_w <= g.s
     )
-    if not RUNGS[rung].sums or (of == "x" and not every_pixel):
+    run, array = Launcher(device, rung, real_dtype(x)), x if of == "x" else gy
+    as_it_is = array.dtype == run.half_dtype or not RUNGS[rung].half
+    if not (RUNGS[rung].sums and as_it_is) or (of == "x" and not every_pixel):
         return None
-    gw, gb = _weight_grad(device, x, gy, g, (None, None), of, precision, rung, tile, slices)
+    gw, gb = _weight_grad(device, x, gy, g, copies, of, precision, rung, tile, slices)
     return gw, gb
 
 
@@ -274,12 +277,10 @@ def _weight_grad(
             slices, slice_depth = choose_slices(tiles, depth, chosen.bk, size, gw.itemsize, slices)
             partial = None if slices == 1 and inner == g else run.empty((slices, size))
             line_sums = None if gb is None else run.empty((slices, tiles * chosen.threads))
+            number = 0 if summed is None else 1 + list(SUMMED).index(summed)
+            padded_from = (g.k, g.c) if RUNGS[rung].half else ()
             with block_counters(device, counters_of(tiles, slices)) as count:
-                if RUNGS[rung].half:
-                    args = [x, gy, gw, partial, count, conv(inner), g.k, g.c, slice_depth]
-                else:
-                    number = 0 if summed is None else 1 + list(SUMMED).index(summed)
-                    args = [x, gy, gw, gb, partial, line_sums, count, conv(g), slice_depth, number]
+                args = [x, gy, gw, gb, partial, line_sums, count, conv(inner), *padded_from, slice_depth, number]
                 run("conv2d_weight_grad", (*grid, slices), chosen.threads, args, chosen, vectors, shared)
     return gw, gb
 

@@ -58,7 +58,7 @@ class Rung:
     precision: str = "float32"
     # Whether the weight gradient is computed the other way round: rows are taps, columns filters (11_wgmma_tf32.cu).
     transposed: bool = False
-    # Whether its weight gradient, which sees both operands as they are, sums one for a bias besides (line_sums.cuh).
+    # Whether its weight gradient, which sees an operand as it is, sums it for a bias besides (line_sums.cuh).
     sums: bool = False
 
     def supports(self, arch: int) -> bool:
@@ -102,7 +102,7 @@ def _half_tile(half: str, bm: int, bn: int, stages: int, threads: int, *vectors:
 def _half_rung(half: str) -> Rung:
     every = ((8, 8), (8, 4), (4, 8), (4, 4))
     tiles = _half_tile(half, 64, 64, 3, 128, *every), _half_tile(half, 128, 128, 4, 128, (8, 8))
-    return Rung("7_tensor_cores_16_bits.cu", tiles, architecture=80, precision=half)
+    return Rung("7_tensor_cores_16_bits.cu", tiles, architecture=80, precision=half, sums=True)
 
 
 def _warpgroup_rung(half: str) -> Rung:

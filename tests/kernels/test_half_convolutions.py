@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from leaf_checks import narrow, random_half, same, wide
-from test_conv2d_ladder import EVERY_TILE, PASSES, fits, forced, problem
+from leaf_checks import narrow, random_half, run, same, wide
+from test_conv2d_ladder import EVERY_TILE, PASSES, assert_sums, fits, forced, problem
 
 from minigan import half
+from minigan.ops import conv2d_cuda
 from minigan.ops.conv2d_ladder import RUNGS, THREE_COLUMNS, suits_three_columns
 
 precisions = pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -87,3 +88,65 @@ def test_what_a_rung_cannot_read_is_widened(name: str, rung: int) -> None:
     assert any(half.is_half(a) for a in operands)
     settings: dict[str, Any] = {"rung": rung} if name == "weight_grad" else {"rung": rung, "half": not RUNGS[rung].half}
     same([what.run("emulated", *operands, g, **settings)], [what.run("emulated", *map(wide, narrowed), g, rung=rung)])
+
+
+# Beside the shapes above: deep ones, of more slices than a group of them has; and strides that not all taps divide.
+DEEP = [
+    *SHAPES,
+    problem((9, 17, 16, 8), (8, 3, 3, 8), 1, "same"),
+    problem((3, 9, 8, 72), (24, 4, 4, 72), (3, 2), "same"),
+]
+
+
+def check_bias(g: Any, rung: int, tile: int) -> int:
+    """How often it was summed along. The weight gradient has the bits that it has without."""
+    what, precision, count = PASSES["weight_grad"], RUNGS[rung].precision, 0
+    narrowed = [random_half(shape, precision, i) for i, shape in enumerate(what.inputs(g))]
+    for of, place in (("x", 0), ("gy", 1)):
+        if narrowed[place].shape[-1] % 8:
+            continue
+        for other in (True, False):
+            arrays = [a if i == place or (other and a.shape[-1] % 8 == 0) else wide(a) for i, a in enumerate(narrowed)]
+            for slices in (None, 33):
+                settings = {**forced(rung, tile), "slices": slices}
+
+                def work(of: str = of, arrays: Any = arrays, settings: Any = settings) -> Any:
+                    found = conv2d_cuda.weight_and_bias_grad("emulated", *arrays, g, of, **settings)
+                    return () if found is None else found
+
+                found = run(work)
+                if not found:
+                    assert of == "x"
+                    continue
+                same([found[0]], [what.run("emulated", *arrays, g, **settings)])
+                assert_sums(found[1], wide(narrowed[place]))
+                count += 1
+    return count
+
+
+@pytest.mark.parametrize(("rung", "tile"), [(rung, tile) for rung, tile in HALF_TILES if RUNGS[rung].sums])
+def test_the_bias_gradient_is_summed_along(rung: int, tile: int) -> None:
+    found = [check_bias(g, rung, tile) for g in DEEP if fits("weight_grad", g, rung, tile)]
+    assert {4, 8} <= set(found) <= {0, 4, 8}  # of one of both, or both, that have 16 bits; of some layers x cannot be
+
+
+@precisions
+def test_where_the_bias_gradient_is_not_summed_along(precision: str) -> None:
+    """Where the array is rounded for the launch, and by rungs that do not see it."""
+    g, rung = SHAPES[0], {"bf16": 7, "fp16": 8}[precision]
+    x, gy = (random_half(shape, precision, i) for i, shape in enumerate(PASSES["weight_grad"].inputs(g)))
+    for arrays, of in (((x, wide(gy)), "gy"), ((wide(x), gy), "x")):
+        assert conv2d_cuda.weight_and_bias_grad("emulated", *arrays, g, of, rung=rung) is None
+    assert conv2d_cuda.weight_and_bias_grad("emulated", x, gy, g, "gy", rung=rung + 2) is None
+    assert conv2d_cuda.weight_and_bias_grad("emulated", x, gy, g, "gy", rung=5) is not None
+
+
+def test_a_nan_stays_in_its_channel_of_the_bias_gradient() -> None:
+    g = SHAPES[6]
+    x, gy = (random_half(shape, "fp16", i) for i, shape in enumerate(PASSES["weight_grad"].inputs(g)))
+    for tile in (0, 1):
+        for of, array in (("x", x), ("gy", gy)):
+            array[1, 2, 3, 17] = np.nan
+            _, gb = conv2d_cuda.weight_and_bias_grad("emulated", x, gy, g, of, rung=8, tile=tile)
+            assert np.flatnonzero(np.isnan(gb)).tolist() == [17]
+            array[1, 2, 3, 17] = 1
