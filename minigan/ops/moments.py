@@ -48,4 +48,4 @@ class Moments:
     def take(self, x: Tensor, groups: int) -> Known | None:
         """What was left, if it is of this tensor as it was computed, in these groups; nothing stays here."""
         left, self.left = self.left, None
-        return left[1] if left and left[0] is x.data and x.version == 0 and groups == self.groups else None
+        return left[1] if left and left[0] is x._data and x.version == 0 and groups == self.groups else None

@@ -174,8 +174,8 @@ MUTATIONS = [
     Mutation(
         "combine: every share writes",
         NORM,
-        "share.number != 0 || c >= channels) continue;\n    const int s = group * channels + c;\n    const double biased",
-        "c >= channels) continue;\n    const int s = group * channels + c;\n    const double biased",
+        "share.number != 0 || c >= channels) continue;\n    const int s = group * channels + c;\n    const double b",
+        "c >= channels) continue;\n    const int s = group * channels + c;\n    const double b",
     ),
     Mutation("running: biased variance", NORM, "unbiased = all.spread / (rows - 1)", "unbiased = all.spread / rows"),
     Mutation("running: always a mean", NORM, "if (running) running[c]", "running[c]"),
