@@ -6,7 +6,7 @@
 //   nearest even: as it writes them anew anyway, it pads the channels to a multiple of 8 (of 4 where there are no more
 //   than 4) with zeros, so that all copies are of 16 or 8 bytes, also those of an image's three colours. What an
 //   earlier pass has rounded already, it leaves alone (Rounded in minigan/ops/conv2d_launch.py).
-// Thread -> output: as in rung 6, a tile of BM x BN by 2 x 2 warps, each of which makes a quarter.
+// Thread -> output: as in rung 6, a tile of BM x BN by 2 x 2 warps, each of which makes a quarter; and moments as there.
 // Shared memory (dynamic): STAGES slots of a tile of A and one of B, each L (BK + 8) or BK (L + 8) numbers of 2 bytes
 //   for L lines; with BK = 32 and 3 stages 30720 bytes at most for 64 x 64, with 4 stages 81920 for 128 x 128. All
 //   fragments come by ldmatrix, four 8 x 8 blocks at once: those along the lines by its transposing form. The padding

@@ -817,12 +817,12 @@ MUTATIONS = [
     Mutation(
         "fragments: halves of C swapped",
         FRAGMENTS,
-        "value = sums[i][j][half * 2 + e]",
-        "value = sums[i][j][e * 2 + half]",
+        "finish(sums[i][j][half * 2 + e]",
+        "finish(sums[i][j][e * 2 + half]",
     ),
     Mutation("fragments: rows unguarded", FRAGMENTS, "if (row >= pass.rows) continue;", ""),
-    Mutation("fragments: columns unguarded", FRAGMENTS, "if (column < pass.columns) y[", "y["),
-    Mutation("moments: before the bias", FRAGMENTS, "y[begin + column] = value = pass", "y[begin + column] = pass"),
+    Mutation("fragments: columns unguarded", FRAGMENTS, "if (column >= pass.columns) continue;", ""),
+    Mutation("moments: before the bias", FRAGMENTS, "sums[i][j][half * 2 + e] = value;", ";"),
     Mutation("moments: rows that are not there", FRAGMENTS, "if (row_of(group, lane / 4) < count) sum +=", "sum +="),
     Mutation(
         "moments: squares of rows that are not there",

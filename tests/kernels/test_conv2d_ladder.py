@@ -1005,11 +1005,14 @@ def test_every_variant_is_used():
 
 def test_launches_ask_for_the_shared_memory_that_the_sources_declare():
     along_depth = {"conv2d_forward": (True, True), "conv2d_input_grad": (True, False)}
+    along_depth |= {f"{kernel}_moments": both for kernel, both in along_depth.items()}
     for rung in range(5, max(RUNGS) + 1):
         source = load(f"conv2d/{RUNGS[rung].source}")
         for tile in RUNGS[rung].tiles:
             variant = source.variant({**tile.macros, "VECTOR_A": tile.vectors[0][0], "VECTOR_B": tile.vectors[0][1]})
-            for kernel in ("conv2d_forward", "conv2d_input_grad", "conv2d_weight_grad"):
+            kernels = [name for name in source.kernels if name.startswith("conv2d_")]
+            assert len(kernels) == (5 if tile.part_rows else 3)
+            for kernel in kernels:
                 asked = conv2d_ladder.shared_bytes(tile, *along_depth.get(kernel, (False, False)))
                 assert asked == source.dynamic_shared[kernel].of(variant) > 0
 
