@@ -529,6 +529,17 @@ def test_a_mistake_of_the_user_is_told_once(train_example: Train) -> None:
 
 
 @needs_mpi
+def test_a_share_of_one_image_is_too_few_where_batch_norm_is_each_ranks_own(train_example: Train) -> None:
+    with training("--out", "run", "--batch-size", "2", launcher=ranks(2)) as process:
+        out, err = end(process)
+    [said] = [line for line in (out + err).splitlines() if "error: " in line]
+    assert process.returncode == 2
+    assert "--batch-size: one image a rank of 16 x 16 is too few: batch_norm: " in said
+    assert said.endswith("; expected --batch-size 4 or more, or a larger --image-size, or --sync-batch-norm")
+    train_with(2, "--out", "run", "--batch-size", "2", "--steps", "1", "--sync-batch-norm")
+
+
+@needs_mpi
 def test_ranks_that_differ_are_found_before_anything_is_saved(train_example: Train) -> None:
     changes = """
 from minigan.distributed import world
