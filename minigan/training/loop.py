@@ -27,7 +27,7 @@ from minigan.training.health import Health, non_finite
 from minigan.training.interrupt import Interrupt, deferred_interrupts
 from minigan.training.parallel import average_buffers, expect_same, spread
 from minigan.training.readback import Readback
-from minigan.training.run import Run, checkpoints_in
+from minigan.training.run import Run, checkpoints_in, expect_writable
 from minigan.training.scores import Scores
 from minigan.training.settings import in_steps
 from minigan.training.system import System
@@ -75,6 +75,8 @@ class _Training:
         self.say = (lambda text: None) if options.quiet else print
         if options.tensorboard:
             expect_installed()
+        if self.world.is_first:
+            expect_writable(options)
         try:
             self.rows = self.world.share(self.settings.batch_size)
         except ValueError as error:
