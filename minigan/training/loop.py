@@ -18,7 +18,7 @@ from minigan.serialization import CheckpointError
 from minigan.tensor import Tensor
 from minigan.training.averaging import average_of, update_average
 from minigan.training.board import expect_installed
-from minigan.training.command_line import Options, fail
+from minigan.training.command_line import Options, fail, quiet_pipes
 from minigan.training.dataset import Dataset
 from minigan.training.errors import UserError
 from minigan.training.feed import feed
@@ -34,6 +34,7 @@ from minigan.training.system import System
 from minigan.training.watch import Watch, logs_every
 
 
+@quiet_pipes()
 def train(make: Callable[[], System], options: Options[Any], dataset: Dataset) -> None:
     """Trains the system that `make` builds, on the dataset, as the options say, and exits.
 
