@@ -23,7 +23,7 @@ from minigan.backend import array_module, cuda_index, is_cuda, memory_errors, on
 from minigan.capture import active
 from minigan.kernels.source import FOLDER, KernelError
 
-FORMAT = 1
+FORMAT = 2
 REPEATS, SAMPLES = 8, 7  # calls in a graph; replays of it, of which the median counts
 
 

@@ -282,7 +282,7 @@ def forced(rung, tile):
 
 def fits(name, g, rung, tile):
     """Whether the tile has loads that are narrow enough for these channels."""
-    both = RUNGS[rung].channels(name, g)
+    both = RUNGS[rung].operands(name, *conv2d_ladder.channels(name, g))
     allowed = tuple(4 if channels % 4 == 0 else 1 for channels in both)
     if RUNGS[rung].half:  # channels are padded
         allowed = tuple(4 if channels <= 4 else 8 for channels in both)
