@@ -305,19 +305,19 @@ def _tuned(
 
 
 def _way(what: str, run: Callable[..., Array], device: str, g: Geometry, precision: str | None, arrays: Any) -> Choice:
-    """The fastest of a pass's candidates, which are timed with all that they round."""
+    """The fastest of a pass's candidates, which are judged, and timed with all that they round."""
     precision = matmul_precision(device) if precision is None else precision
     first, second = contiguous(device, *arrays[:2])
     a, b = channels(what, g)
     widths = vector(first, a), vector(second, b)
     ways = list(candidates(what, g, architecture(device), precision, widths))
 
-    def compute(way: Choice) -> Array:
-        return _compute(way, run, device, g, precision, (None, None), (first, second, *arrays[2:]))
+    def compute(way: Choice, arrays: Any) -> Array:
+        return _compute(way, run, device, g, precision, (None, None), arrays)
 
     sizes = " ".join(f"{name}{size}" for name, size in asdict(g).items())
     problem = f"{what} {precision} {sizes} vectors {widths[0]} {widths[1]}"
-    return conv2d_tune.choose(device, problem, ways, compute)
+    return conv2d_tune.choose(device, problem, ways, compute, (first, second, *arrays[2:]))
 
 
 def _compute(
