@@ -844,7 +844,7 @@ MUTATIONS = [
     Mutation("output: columns unguarded", OUTPUT, "if (second < columns) write", "write"),
     Mutation("output: moments of what is not rounded", OUTPUT, "y.halves ? to_float(rounded(value)) : value", "value"),
     Mutation("bias, 16 bits: channels of the other array", PASSES_16, "? filters : channels", "? channels : filters"),
-    Mutation("bias, 16 bits: of a slice", PASSES_16, "if (whole && summed", "if (summed"),
+    Mutation("bias, 16 bits: of a slice", PASSES_16, "pass.columns, line_sums,", "pass.columns, nullptr,"),
     Mutation(
         "bias, 16 bits: one step of gy",
         HALVES,
@@ -955,6 +955,7 @@ def check_halves(files: set[str]) -> None:
             halves.test_convolutions(name, rung, tile)
             if rung < 9 and OUTPUT in files and name != "weight_grad":
                 observed.test_moments_of_what_is_kept_in_16_bits(rung, tile, name)
+        halves.test_a_nan_stays_in_its_filter(rung, tile)
         if rung < 9 and files & {HALVES, PASSES_16}:
             halves.test_the_bias_gradient_is_summed_along(rung, tile)
 

@@ -150,3 +150,16 @@ def test_a_nan_stays_in_its_channel_of_the_bias_gradient() -> None:
             _, gb = conv2d_cuda.weight_and_bias_grad("emulated", x, gy, g, of, rung=8, tile=tile)
             assert np.flatnonzero(np.isnan(gb)).tolist() == [17]
             array[1, 2, 3, 17] = 1
+
+
+@pytest.mark.parametrize(("rung", "tile"), HALF_TILES)
+def test_a_nan_stays_in_its_filter(rung: int, tile: int) -> None:
+    """What is beyond the depth counts 0, and is not any number of the array."""
+    g = SHAPES[0]
+    x, gy = (random_half(shape, RUNGS[rung].precision, i) for i, shape in enumerate(PASSES["weight_grad"].inputs(g)))
+    gy[0, 0, 0, 0] = narrow(np.array([np.inf], np.float32), RUNGS[rung].precision)[0]
+    gy.view(np.uint16)[0, 0, 0, 0] |= 1  # a NaN
+    assert fits("weight_grad", g, rung, tile)
+    gw = conv2d_cuda.weight_grad("emulated", x, gy, g, **forced(rung, tile))
+    assert np.isnan(gw[0]).any()
+    assert np.isfinite(gw[1:]).all()
