@@ -21,9 +21,9 @@ extern "C" __global__ void __launch_bounds__(256) widen(const HALF* x, float* y,
   }
 }
 
-// As in leaky_relu.cu.
+// As scale_negative of leaky_relu.cu.
 extern "C" __global__ void __launch_bounds__(256)
-    scale_negative(const HALF* condition, const HALF* x, HALF* y, float slope, int n) {
+    scale_negative_16_bits(const HALF* condition, const HALF* x, HALF* y, float slope, int n) {
   const long long i = grid_thread() * COUNT;
   if (i >= n) return;
   const auto conditions = load<HALF, COUNT>(condition + i), xs = load<HALF, COUNT>(x + i);

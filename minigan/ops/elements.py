@@ -35,7 +35,8 @@ def element_loop(loop: Callable[..., None], numbers: int = 0) -> Callable[..., A
 def element_kernel(source: str, kernel: str, numbers: int = 0, half: bool = False) -> Callable[..., Array]:
     """The leaf of GPUs. An array may be None: a null pointer.
 
-    half: there is such a kernel for arrays of 16 bits, too, which gives one. Where only some are, they are widened.
+    half: there is a kernel_16_bits for arrays that have those, too, which gives one. Where only some have, they are
+    widened.
     """
 
     def leaf(device: str, *args: Any) -> Array:
@@ -45,7 +46,7 @@ def element_kernel(source: str, kernel: str, numbers: int = 0, half: bool = Fals
             arrays = tuple(widened(device, a) for a in arrays)
         y = array_module(device).empty(arrays[0].shape, arrays[0].dtype)
         if kept:
-            launch_halves(kernel, device, *map(aligned, arrays), y, *given)
+            launch_halves(f"{kernel}_16_bits", device, *map(aligned, arrays), y, *given)
         else:
             args = *contiguous(device, *arrays), y, *given
             launch_elements(source, kernel, y.size, args, device=device, dtype=y.dtype)
