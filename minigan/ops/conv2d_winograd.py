@@ -34,7 +34,7 @@ BLOCK_BYTES = 1 << 20
 BLOCK_TILES = 64
 # With fewer tiles than this in all, or larger filters, the layer is cut by output channels instead, and the filters
 # never stand in memory as a whole. A part has so many bytes, but about so many channels.
-FEW_TILES = 256
+FEW_TILES = 128
 FILTER_BYTES = 32 << 20
 PART_BYTES = 8 << 20
 PART_CHANNELS = 64
@@ -176,6 +176,7 @@ def _correlate(
     t: Transform,
     filters: Callable[[range, bool], Array],
     bias: Array | None,
+    slope: float,
 ) -> None:
     """Fills y: at the points, the values of x times those of the filters of some output channels.
 
@@ -185,7 +186,7 @@ def _correlate(
     tiles = _Tiles(len(y), -(-y.shape[1] // written.stride), -(-y.shape[2] // written.stride))
     values = _Values(x, read, tiles, t.points, t.input, "values")
     output = tiles.h, tiles.w, *written.arguments(), t.output.coefficients, t.output.columns
-    bias = np.zeros(len(channels), y.dtype) if bias is None else bias
+    behind = np.zeros(len(channels), y.dtype) if bias is None else bias, y.dtype.type(slope)
 
     def multiply(rows: range, left: Array, right: Array, channel: int) -> None:
         right = right.reshape(len(right), written.groups, -1, right.shape[3])
@@ -193,7 +194,7 @@ def _correlate(
         result = scratch((*size, written.groups, right.shape[3]), y.dtype, "products")
         # All groups that are written read one window, or each has its own.
         np.matmul(left.reshape(*size, -1, right.shape[2]).swapaxes(1, 2), right, out=result.swapaxes(1, 2))
-        from_points_loop(rows.start, rows.stop, rows.start, result, y, channel, *output, bias)
+        from_points_loop(rows.start, rows.stop, rows.start, result, y, channel, *output, *behind)
 
     point_bytes = t.points**2 * y.dtype.itemsize
     inputs, outputs = values.width, written.groups * len(channels)
@@ -215,18 +216,18 @@ def _correlate(
         parallel_each(part, [channels[i : i + step] for i in range(0, len(channels), step)])
 
 
-def forward(x: Array, w: Array, g: Geometry, bias: Array | None = None) -> Array:
-    """(N, H, W, C), (K, R, S, C) and perhaps (K,) -> (N, P, Q, K)."""
+def forward(x: Array, w: Array, g: Geometry, bias: Array | None = None, slope: float = 1.0) -> Array:
+    """(N, H, W, C), (K, R, S, C) and perhaps (K,) -> (N, P, Q, K). slope: of a LeakyReLU behind it."""
     y = np.empty(g.y_shape, x.dtype)
     t, rows, columns = _cut(g, winograd.read_groups, x.dtype)
     read, written = _Pixels(g.stride_h, rows.offsets, columns.offsets), _Pixels(1, (0,), (0,))
     with one_blas_thread():
-        _correlate(x, read, y, written, t, _Filters(w, t, rows, columns).forward, bias)
+        _correlate(x, read, y, written, t, _Filters(w, t, rows, columns).forward, bias, slope)
     return y
 
 
-def input_grad(gy: Array, w: Array, g: Geometry, bias: Array | None = None) -> Array:
-    """(N, P, Q, K), (K, R, S, C) and perhaps (C,) -> (N, H, W, C)."""
+def input_grad(gy: Array, w: Array, g: Geometry, bias: Array | None = None, slope: float = 1.0) -> Array:
+    """(N, P, Q, K), (K, R, S, C) and perhaps (C,) -> (N, H, W, C). slope: as of forward."""
     gx = np.empty(g.x_shape, gy.dtype)
     t, rows, columns = _cut(g, winograd.turned_groups, gy.dtype)
     offsets = [rows.offsets, columns.offsets]
@@ -234,7 +235,7 @@ def input_grad(gy: Array, w: Array, g: Geometry, bias: Array | None = None) -> A
         offsets = [axis[:1] for axis in offsets]
     read, written = _Pixels(1, *offsets), _Pixels(g.stride_h, tuple(range(g.stride_h)), tuple(range(g.stride_w)))
     with one_blas_thread():
-        _correlate(gy, read, gx, written, t, _Filters(w, t, rows, columns).input_grad, bias)
+        _correlate(gy, read, gx, written, t, _Filters(w, t, rows, columns).input_grad, bias, slope)
     return gx
 
 

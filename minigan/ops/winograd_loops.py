@@ -88,9 +88,10 @@ def to_points_loop(  # type: ignore[no-untyped-def]
 
 @jit
 def from_points_loop(  # type: ignore[no-untyped-def]
-    start, stop, first, values, y, channel, tiles_h, tiles_w, stride, offsets_h, offsets_w, coefficients, columns, bias
-):
-    """The outputs of tile rows start ... stop - 1, from values (points^2, tiles, groups, C).
+    start, stop, first, values, y, channel, tiles_h, tiles_w, stride, offsets_h, offsets_w, coefficients, columns,
+    bias, slope,
+):  # fmt: skip
+    """leaky(the outputs + bias) of tile rows start ... stop - 1, from values (points^2, tiles, groups, C).
 
     Output (i, j) of group (a, b) goes to y[n, stride i + offsets_h[a], stride j + offsets_w[b], channel ...].
     """
@@ -125,7 +126,10 @@ def from_points_loop(  # type: ignore[no-untyped-def]
                                 begin = np.uintp((a * 4 + b) * line + (j * groups + group) * channels)
                                 to = np.uintp(((image * height + row) * width + column) * all_channels + channel)
                                 for c in range(np.uintp(channels)):
-                                    target[to + c] = outputs[begin + c] + bias[channel + c]
+                                    value = outputs[begin + c] + bias[channel + c]
+                                    # A slope of 0 gives 0 for infinity too; a NaN stays one.
+                                    below = slope - slope if slope == 0 and value == value else slope * value
+                                    target[to + c] = value if value > 0 else below
 
 
 @jit
