@@ -180,7 +180,7 @@ def _weight_grad_by_block(x: Array, gy: Array, g: Geometry) -> Array:
     patches, rows = _input_patches(x, g), gy.reshape(-1, g.k)
     size = max(1, g.k * patches.width * x.itemsize)
     count = max(1, min(PARTIAL_SUMS, patches.blocks, PARTIAL_BYTES // size))
-    gw = np.empty(g.w_shape, x.dtype)
+    gw = (np.empty if patches.blocks else np.zeros)(g.w_shape, x.dtype)
     sums = gw.reshape(1, g.k, -1) if count == 1 else np.empty((count, g.k, patches.width), x.dtype)
 
     def add_up(i: int) -> None:
