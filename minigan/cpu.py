@@ -88,51 +88,100 @@ def thread_count() -> int:
     named = os.environ.get("MINIGAN_NUM_THREADS", "")
     if named and not (named.isdecimal() and int(named)):
         raise ValueError(f"MINIGAN_NUM_THREADS: expected a whole number from 1, got {named!r}")
-    return (
-        int(named)
-        if named
-        else len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count() or 1
-    )
+    return int(named) if named else processors()
+
+
+def processors() -> int:
+    """How many there are for this process."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+# To sleep and to be woken takes some tens of microseconds, as long as many a share, so whoever waits first looks again
+# and again for so many rounds, of about 20 nanoseconds each: longer than most pauses between the shares of a training
+# step, and too short to keep a processor busy that others could use.
+ROUNDS = 20_000
+# The rounds in which the thread that shared out work comes to its own share's loop, and lets go of Python's lock:
+# another thread that asked for the lock before that would sleep after all.
+HEAD_START = 250
+
+
+@jit
+def _spin_loop(flags, target, rounds, head_start, marks, mark, own):  # type: ignore[no-untyped-def]
+    """Sets marks[mark]; waits until the flags' sum is `target`, for at most so many rounds; then for the head start.
+
+    All of it without Python's lock. Other threads set the flags. `own` is memory of this thread: a round writes a
+    number there, which takes its time, and since this might be one of the flags, they are read anew in each round.
+    """
+    marks[mark] = 1
+    number = own[0]
+    left = rounds
+    found = False
+    while left > 0:
+        for _ in range(8):  # xorshift: each step needs the one before
+            number ^= number << 13
+            number ^= number >> 7
+            number ^= number << 17
+        own[0] = number
+        left -= 1
+        if not found and flags.sum() >= target:
+            found = True
+            left = head_start
 
 
 class _Team:
     """Threads that wait for work, for shares so short that what futures and their locks cost would be felt."""
 
-    def __init__(self, size: int) -> None:
-        self.shares: SimpleQueue[tuple[Callable[[], None], SimpleQueue[BaseException | None]]] = SimpleQueue()
-        for i in range(size):
+    def __init__(self, threads: int) -> None:
+        """threads: with the one that calls `run`."""
+        self.threads = threads
+        self.rounds = ROUNDS if threads <= processors() else 0
+        self.shares: SimpleQueue[tuple[Callable[[], None], SimpleQueue[BaseException | None], np.ndarray, int]]
+        self.shares = SimpleQueue()
+        self.runs = np.zeros(1, np.int64)
+        for i in range(1, threads):
             threading.Thread(target=self._work, name=f"minigan-{i}", daemon=True).start()
 
     def _work(self) -> None:
+        own = _own_line()
         while True:
-            share, done = self.shares.get()
-            error = None
+            share, done, finished, i = self.shares.get()
+            seen, error = self.runs[0], None
             try:
                 share()
             except BaseException as raised:  # it is the caller's, and raised there
                 error = raised
             done.put(error)
             del share, done, error  # or the last share's arrays would live until the next one
+            if self.rounds and self.shares.empty():
+                _spin_loop(self.runs, seen + 1, self.rounds, HEAD_START, finished, i, own)
 
     def run(self, shares: Sequence[Callable[[], None]]) -> None:
         """Calls all shares, the first in this thread; returns when all are done. Raises what one of them raised."""
         done: SimpleQueue[BaseException | None] = SimpleQueue()
-        for share in shares[1:]:
-            self.shares.put((share, done))
+        finished = np.zeros(len(shares) - 1, np.int64)
+        self.runs[0] += 1
+        for i, share in enumerate(shares[1:]):
+            self.shares.put((share, done, finished, i))
         try:
             shares[0]()
         finally:
+            if self.rounds:
+                own = _own_line()
+                _spin_loop(finished, len(finished), self.rounds, 0, own, 1, own)
             errors = [done.get() for _ in shares[1:]]
         for error in errors:
             if error is not None:
                 raise error
 
 
+def _own_line() -> np.ndarray:
+    """Two numbers that no other thread's memory shares a cache line with."""
+    return np.ones(32, np.int64)[16:18]
+
+
 @cache
 def _team() -> _Team:
-    return _Team(max(thread_count() - 1, 1))
+    return _Team(thread_count())
 
 
 # A forked child has no threads: it must make its own.
@@ -144,7 +193,7 @@ def parallel(kernel: Callable[..., None], count: int, *arguments: Any, grain: in
     """Runs kernel(start, stop, *arguments) over 0 ... count - 1 on all threads; no share is smaller than `grain`."""
     shares = count // grain
     if shares > 1:
-        shares = min(shares, thread_count())
+        shares = min(shares, _team().threads)
     if shares <= 1:
         kernel(0, count, *arguments)
         return
@@ -164,7 +213,7 @@ def parallel_each(work: Callable[[Any], None], items: Sequence[Any], operations:
             work(item)
 
     alone = operations is not None and operations < OPERATIONS_PER_THREAD
-    shares = 1 if alone else min(thread_count(), len(items))
+    shares = 1 if alone else min(_team().threads, len(items))
     if shares <= 1:
         run()
     else:
