@@ -102,7 +102,7 @@ def processors() -> int:
 ROUNDS = 20_000
 # The rounds in which the thread that shared out work comes to its own share's loop, and lets go of Python's lock:
 # another thread that asked for the lock before that would sleep after all.
-HEAD_START = 250
+HEAD_START = 400
 
 
 @jit

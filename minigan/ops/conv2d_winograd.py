@@ -61,6 +61,7 @@ def suits(g: Geometry) -> bool:
     return g.operations / 2 > GAIN * points * work
 
 
+@cache
 def _cut(g: Geometry, along: Callable[..., Groups], dtype: np.dtype) -> tuple[Transform, Groups, Groups]:
     size = winograd.group_size(g.r, g.stride_h)
     rows, columns = along(size, g.r, g.stride_h, g.top), along(size, g.s, g.stride_w, g.left)
@@ -79,6 +80,12 @@ def _share(kernel: Callable[..., None], indices: range, alone: bool, *arguments:
     parallel(shifted, len(indices), grain=max(1, ELEMENTS_PER_THREAD * len(indices) // arguments[-1].size))
 
 
+@cache
+def _table(numbers: tuple[int, ...] | tuple[tuple[int, ...], ...]) -> Array:
+    """For the loops: the same as an array, which nobody may change."""
+    return np.array(numbers)
+
+
 @dataclass(frozen=True)
 class _Pixels:
     """Pixels stride i + offset, on both axes, for each of some offsets."""
@@ -92,7 +99,7 @@ class _Pixels:
         return len(self.rows) * len(self.columns)
 
     def arguments(self) -> tuple[int, Array, Array]:
-        return self.stride, np.array(self.rows), np.array(self.columns)
+        return self.stride, _table(self.rows), _table(self.columns)
 
 
 class _Tiles:
@@ -135,7 +142,7 @@ class _Filters:
 
     def __init__(self, w: Array, t: Transform, *groups: Groups) -> None:
         self.w, self.t = np.ascontiguousarray(w), t
-        self.tables = [np.array(axis.taps) for axis in groups]
+        self.tables = [_table(axis.taps) for axis in groups]
         self.groups = math.prod(len(table) for table in self.tables)
 
     def forward(self, channels: range, alone: bool) -> Array:
@@ -247,7 +254,7 @@ def weight_grad(x: Array, gy: Array, g: Geometry) -> Array:
     tiles = _Tiles(g.n, g.p, g.q)
     values = _Values(x, read, tiles, t.points, t.input, "values")
     gradients = _Values(gy, _Pixels(1, (0,), (0,)), tiles, TILE, t.gradient, "gradients")
-    back = np.array(rows.taps), np.array(columns.taps), t.filter_gradient.coefficients, t.filter_gradient.columns
+    back = _table(rows.taps), _table(columns.taps), t.filter_gradient.coefficients, t.filter_gradient.columns
     point_bytes = t.points**2 * x.dtype.itemsize
     step = max(WIDE_CHANNELS, PART_BYTES // (point_bytes * values.width))
 
