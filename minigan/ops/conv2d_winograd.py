@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from minigan.backend import Array
-from minigan.cpu import ELEMENTS_PER_THREAD, one_blas_thread, parallel, parallel_each, scratch
+from minigan.cpu import one_blas_thread, parallel, parallel_each, scratch
 from minigan.ops import winograd
 from minigan.ops.geometry import Geometry
 from minigan.ops.winograd import TILE, Groups, Matrix, Transform
@@ -32,6 +32,8 @@ from minigan.ops.winograd_loops import filters_loop, from_points_loop, pick_loop
 # are not worth BLAS's repacking of the filters.
 BLOCK_BYTES = 1 << 20
 BLOCK_TILES = 64
+# A layer is cut into so many blocks at least, for the threads, if that leaves so many tiles to each.
+BLOCKS = 4
 # With fewer tiles than this in all, or larger filters, the layer is cut by output channels instead, and the filters
 # never stand in memory as a whole. A part has so many bytes, but about so many channels.
 FEW_TILES = 128
@@ -47,6 +49,8 @@ WIDE_CHANNELS = 128
 FILTER_COST = 24
 VALUE_COST = 24
 GAIN = 1.2
+# Less work than this is not worth a second thread: values, each of which takes several operations.
+VALUES_PER_THREAD = 32_768
 
 
 @cache
@@ -77,7 +81,7 @@ def _share(kernel: Callable[..., None], indices: range, alone: bool, *arguments:
     def shifted(start: int, stop: int) -> None:
         kernel(indices.start + start, indices.start + stop, *arguments)
 
-    parallel(shifted, len(indices), grain=max(1, ELEMENTS_PER_THREAD * len(indices) // arguments[-1].size))
+    parallel(shifted, len(indices), grain=max(1, VALUES_PER_THREAD * len(indices) // arguments[-1].size))
 
 
 @cache
@@ -113,9 +117,10 @@ class _Tiles:
         return len(self.rows) * self.w
 
     def cut(self, tiles: int) -> list[range]:
-        """The rows of tiles in parts of about so many tiles."""
-        step = max(1, tiles // self.w)
-        return [self.rows[i : i + step] for i in range(0, len(self.rows), step)]
+        """The rows of tiles in parts of about equal size and at most so many tiles; if in parts, an even number."""
+        rows, count = len(self.rows), -(-len(self.rows) // max(1, tiles // self.w))
+        count = min(count + (count % 2 if count > 1 else 0), rows)
+        return [self.rows[rows * i // count : rows * (i + 1) // count] for i in range(count)]
 
 
 class _Values:
@@ -211,7 +216,8 @@ def _correlate(
         def block(rows: range) -> None:
             multiply(rows, values.of(rows, alone=True), right, 0)
 
-        parallel_each(block, tiles.cut(max(BLOCK_TILES, BLOCK_BYTES // (point_bytes * (inputs + outputs)))))
+        fits = BLOCK_BYTES // (point_bytes * (inputs + outputs))
+        parallel_each(block, tiles.cut(max(BLOCK_TILES, min(fits, len(tiles) // BLOCKS))))
     else:
         left = values.of(tiles.rows, alone=False)
         step = PART_BYTES // (point_bytes * written.groups * (len(tiles) + inputs)) // 8 * 8

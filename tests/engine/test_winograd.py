@@ -157,7 +157,7 @@ WAYS: dict[str, dict[str, int]] = {
     "parts of the weight gradient": {"WIDE_CHANNELS": 7, "PART_BYTES": 0},
     "parts of its input": {"INPUT_BYTES": 0},
     "parts of both, all cut for the threads": {
-        "INPUT_BYTES": 0, "WIDE_CHANNELS": 7, "ELEMENTS_PER_THREAD": 1, **SMALL_PARTS
+        "INPUT_BYTES": 0, "WIDE_CHANNELS": 7, "VALUES_PER_THREAD": 1, **SMALL_PARTS
     },
 }  # fmt: skip
 
@@ -229,13 +229,15 @@ def test_primitives(r: int, stride: int, way: str, monkeypatch: pytest.MonkeyPat
 
 
 def test_rows_of_tiles_are_cut_without_a_rest() -> None:
-    """Of 3 images of 17 x 9: 5 x 3 tiles each, 15 rows of them."""
+    """Of 3 images of 17 x 9: 5 x 3 tiles each, 15 rows of them. In one part, or in an even number of like ones."""
     tiles = conv2d_winograd._Tiles(3, 17, 9)
     assert (tiles.h, tiles.w, len(tiles)) == (5, 3, 45)
-    for count, rows in ((0, 1), (3, 1), (8, 2), (12, 4), (21, 7), (45, 15), (1000, 15)):
+    for count, expected in ((0, 15), (3, 15), (8, 8), (12, 4), (21, 4), (30, 2), (44, 2), (45, 1), (1000, 1)):
         parts = tiles.cut(count)
         assert [i for part in parts for i in part] == list(range(15))
-        assert len(parts[0]) == rows
+        assert len(parts) == expected
+        assert {len(part) for part in parts} <= {15 // expected, -(-15 // expected)}
+    assert not conv2d_winograd._Tiles(0, 17, 9).cut(8)
 
 
 def test_without_biases() -> None:
