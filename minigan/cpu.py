@@ -30,7 +30,7 @@ import numpy as np
 # Less work than this is not worth a second thread, which has to wake up for it: elements of an array that is read and
 # written once, and operations of a matrix product.
 ELEMENTS_PER_THREAD = 65_536
-OPERATIONS_PER_THREAD = 8_000_000
+OPERATIONS_PER_THREAD = 4_000_000
 
 # What may be reordered to make use of vector instructions. Not "nnan" or "ninf": a NaN has to come through as a NaN.
 FAST_MATH = {"reassoc", "contract", "arcp", "nsz"}
