@@ -27,9 +27,8 @@ def _sum_rows_loop(start, stop, x, sums):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _sum_chunks_loop(sums, over, y):  # type: ignore[no-untyped-def]
-    """y (C,) = the sum of `sums` (chunks, C), divided by `over`."""
-    total = np.zeros(len(y))
+def _sum_chunks_loop(sums, over, total, y):  # type: ignore[no-untyped-def]
+    """y (C,) = the sum of `sums` (chunks, C), added up in `total`, divided by `over`."""
     for chunk in range(len(sums)):
         for c in range(len(y)):
             total[c] += sums[chunk, c]
@@ -43,7 +42,7 @@ def _column_sums_cpu(x: Array, over: float = 1.0) -> Array:
     sums, y = np.empty((-(-len(x) // ROWS), x.shape[1]), x.dtype), np.empty(x.shape[1], x.dtype)
     grain = max(1, ELEMENTS_PER_THREAD // (ROWS * x.shape[1]))
     parallel(_sum_rows_loop, len(sums), np.ascontiguousarray(x), sums, grain=grain)
-    _sum_chunks_loop(sums, float(over), y)
+    _sum_chunks_loop(sums, float(over), np.zeros(len(y)), y)
     return y
 
 

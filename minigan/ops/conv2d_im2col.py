@@ -103,18 +103,25 @@ class Patches:
 
 
 @jit
-def _finish_loop(start, stop, y, first, last, bias, slope):  # type: ignore[no-untyped-def]
+def _finish_loop(start, stop, y, first, last, bias, slope, least):  # type: ignore[no-untyped-def]
     """Columns first ... last - 1 of y (M, K), in rows start ... stop - 1, become leaky(y + bias)."""
     for i in range(start, stop):
         for k in range(first, last):
             value = y[i, k] + bias[k]
-            # A slope of 0 gives 0 for infinity too; a NaN stays one.
-            below = slope - slope if slope == 0 and value == value else slope * value
+            below = slope * (least if value < least else value)
             y[i, k] = value if value > 0 else below
 
 
-def _bias(bias: Array | None, channels: int, dtype: np.dtype) -> Array:
-    return np.zeros(channels, dtype) if bias is None else np.ascontiguousarray(bias)
+Epilogue = tuple[Array, np.floating, np.floating]
+
+
+def epilogue(bias: Array | None, slope: float, channels: int, dtype: np.dtype) -> Epilogue:
+    """What follows a sum, for the loops: a bias, perhaps of zeros, a LeakyReLU's slope, and the least factor of it.
+
+    Less than that is taken for that, so that a slope of 0 gives 0 for infinity too.
+    """
+    least = np.finfo(dtype).min if slope == 0 else dtype.type(-np.inf)
+    return np.zeros(channels, dtype) if bias is None else np.ascontiguousarray(bias), dtype.type(slope), least
 
 
 def _input_patches(x: Array, g: Geometry) -> Patches:
@@ -131,7 +138,7 @@ def forward(x: Array, w: Array, g: Geometry, bias: Array | None = None, slope: f
     # A single block is cut by columns, for the threads.
     parts = max(1, min(BLOCKS, g.k // LEAST_COLUMNS)) if patches.blocks == 1 else 1
     columns = [slice(g.k * i // parts, g.k * (i + 1) // parts) for i in range(parts)]
-    plain, behind = bias is None and slope == 1, (_bias(bias, g.k, x.dtype), x.dtype.type(slope))
+    plain, behind = bias is None and slope == 1, epilogue(bias, slope, g.k, x.dtype)
 
     def multiply(product: tuple[int, slice]) -> None:
         block, part = product
@@ -202,14 +209,14 @@ def _weight_grad_by_block(x: Array, gy: Array, g: Geometry) -> Array:
 
 def input_grad(gy: Array, w: Array, g: Geometry, bias: Array | None = None, slope: float = 1.0) -> Array:
     """(N, P, Q, K), (K, R, S, C) and perhaps (C,) -> (N, H, W, C). slope: as of forward."""
-    behind = _bias(bias, g.c, gy.dtype), gy.dtype.type(slope)
+    behind = epilogue(bias, slope, g.c, gy.dtype)
     if (g.p, g.q, g.top, g.left, g.h, g.w) == (1, 1, 0, 0, g.r, g.s):  # the filters are as large as the image
         gx = product("cpu", gy.reshape(g.n, g.k), w.reshape(g.k, -1)).reshape(g.x_shape)
         if bias is not None or slope != 1:
             pixels = gx.reshape(-1, g.c)
             parallel(_finish_loop, len(pixels), pixels, 0, g.c, *behind, grain=max(1, ELEMENTS_PER_THREAD // g.c))
         return gx
-    return _input_grad_narrow(gy, w, g, *behind) if g.c < NARROW else _input_grad_by_parity(gy, w, g, *behind)
+    return _input_grad_narrow(gy, w, g, behind) if g.c < NARROW else _input_grad_by_parity(gy, w, g, behind)
 
 
 def _taps(remainder: int, pad: int, taps: int, stride: int) -> tuple[range, int]:
@@ -223,7 +230,7 @@ def _taps(remainder: int, pad: int, taps: int, stride: int) -> tuple[range, int]
 
 
 @jit
-def _place_loop(start, stop, rows, p, q, row, column, stride_h, stride_w, bias, slope, gx):  # type: ignore[no-untyped-def]
+def _place_loop(start, stop, rows, p, q, row, column, stride_h, stride_w, bias, slope, least, gx):  # type: ignore[no-untyped-def]
     """Puts leaky(row m + bias), pixel (n, i, j) of a parity class, to gx[n, i stride_h + row, j stride_w + column]."""
     _, height, width, channels = gx.shape
     source, target = rows.reshape(-1), gx.reshape(-1)
@@ -233,7 +240,7 @@ def _place_loop(start, stop, rows, p, q, row, column, stride_h, stride_w, bias, 
         begin = np.uintp((m - start) * channels)
         for c in range(np.uintp(channels)):
             value = source[begin + c] + bias[c]
-            below = slope - slope if slope == 0 and value == value else slope * value
+            below = slope * (least if value < least else value)
             target[at + c] = value if value > 0 else below
 
 
@@ -254,7 +261,7 @@ def _ordered(w: Array, taps: Sequence[int]) -> Array:
     return filters
 
 
-def _input_grad_by_parity(gy: Array, w: Array, g: Geometry, bias: Array, slope: float) -> Array:
+def _input_grad_by_parity(gy: Array, w: Array, g: Geometry, behind: Epilogue) -> Array:
     gx = np.empty(g.x_shape, gy.dtype)
     products: list[tuple[list[tuple[Patches, Array]], int, tuple[int, ...]]] = []  # patches and filters, block, class
     for a in range(min(g.stride_h, g.h)):
@@ -263,7 +270,7 @@ def _input_grad_by_parity(gy: Array, w: Array, g: Geometry, bias: Array, slope: 
             tap_columns, offset_w = _taps(b, g.left, g.s, g.stride_w)
             _, p, q, _ = gx[:, a :: g.stride_h, b :: g.stride_w].shape
             if not tap_rows or not tap_columns:  # no output pixel reads these
-                gx[:, a :: g.stride_h, b :: g.stride_w] = np.where(bias > 0, bias, slope * bias)
+                gx[:, a :: g.stride_h, b :: g.stride_w] = np.where(behind[0] > 0, behind[0], behind[1] * behind[0])
                 continue
             if g.k >= WIDE and g.n * p * q <= FEW_ROWS:  # a product for each tap, with its filters as they are
                 terms = [
@@ -284,7 +291,7 @@ def _input_grad_by_parity(gy: Array, w: Array, g: Geometry, bias: Array, slope: 
         rows = np.matmul(values, terms[0][1], out=scratch((len(values), g.c), gx.dtype, "products"))
         for patches, filters in terms[1:]:
             rows += patches.make(block)[1] @ filters
-        _place_loop(at.start, at.stop, rows, *class_, g.stride_h, g.stride_w, bias, slope, gx)
+        _place_loop(at.start, at.stop, rows, *class_, g.stride_h, g.stride_w, *behind, gx)
 
     with one_blas_thread():
         products.sort(key=lambda product: -len(product[0]))  # the longest first: no thread is left with one at the end
@@ -293,7 +300,7 @@ def _input_grad_by_parity(gy: Array, w: Array, g: Geometry, bias: Array, slope: 
 
 
 @jit
-def _sum_taps_loop(planes, p, q, stride_h, stride_w, top, left, r, s, bias, slope, gx):  # type: ignore[no-untyped-def]
+def _sum_taps_loop(planes, p, q, stride_h, stride_w, top, left, r, s, bias, slope, least, gx):  # type: ignore[no-untyped-def]
     """Adds up the taps that reach each pixel of one image: planes (r s channels, p q), gx (height, width, channels).
 
     Then it becomes leaky(gx + bias).
@@ -316,11 +323,11 @@ def _sum_taps_loop(planes, p, q, stride_h, stride_w, top, left, r, s, bias, slop
                             row[at + j * np.uintp(stride_w)] += plane[begin + j]
             for w in range(width):
                 value = row[w] + bias[c]
-                below = slope - slope if slope == 0 and value == value else slope * value
+                below = slope * (least if value < least else value)
                 gx[h, w, c] = value if value > 0 else below
 
 
-def _input_grad_narrow(gy: Array, w: Array, g: Geometry, bias: Array, slope: float) -> Array:
+def _input_grad_narrow(gy: Array, w: Array, g: Geometry, behind: Epilogue) -> Array:
     """For few input channels: the products of gy with all taps first, an image at a time, then their sums."""
     gx = np.empty(g.x_shape, gy.dtype)
     filters = w.reshape(g.k, -1).T
@@ -329,7 +336,7 @@ def _input_grad_narrow(gy: Array, w: Array, g: Geometry, bias: Array, slope: flo
     def multiply(n: int) -> None:
         planes = scratch((len(filters), g.p * g.q), gy.dtype)
         np.matmul(filters, gy[n].reshape(-1, g.k).T, out=planes)
-        _sum_taps_loop(planes, *sizes, bias, slope, gx[n])
+        _sum_taps_loop(planes, *sizes, *behind, gx[n])
 
     with one_blas_thread():
         parallel_each(multiply, range(g.n), g.operations)

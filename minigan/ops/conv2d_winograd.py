@@ -24,6 +24,7 @@ import numpy as np
 from minigan.backend import Array
 from minigan.cpu import one_blas_thread, parallel, parallel_each, scratch
 from minigan.ops import winograd
+from minigan.ops.conv2d_im2col import epilogue
 from minigan.ops.geometry import Geometry
 from minigan.ops.winograd import TILE, Groups, Matrix, Transform
 from minigan.ops.winograd_loops import filters_loop, from_points_loop, pick_loop, taps_loop, to_points_loop, turn_loop
@@ -198,7 +199,7 @@ def _correlate(
     tiles = _Tiles(len(y), -(-y.shape[1] // written.stride), -(-y.shape[2] // written.stride))
     values = _Values(x, read, tiles, t.points, t.input, "values")
     output = tiles.h, tiles.w, *written.arguments(), t.output.coefficients, t.output.columns
-    behind = np.zeros(len(channels), y.dtype) if bias is None else bias, y.dtype.type(slope)
+    behind = epilogue(bias, slope, len(channels), y.dtype)
 
     def multiply(rows: range, left: Array, right: Array, channel: int) -> None:
         right = right.reshape(len(right), written.groups, -1, right.shape[3])

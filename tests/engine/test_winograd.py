@@ -248,6 +248,20 @@ def test_without_biases() -> None:
     assert_close(conv2d_winograd.input_grad(a["gy"], a["w"], g), zero[1], rounding("float64"))
 
 
+@pytest.mark.parametrize("leaf", [conv2d_im2col, conv2d_winograd])
+@pytest.mark.parametrize("slope", [0.0, 0.3])
+def test_leaky_relu_at_infinity(leaf: Any, slope: float) -> None:
+    """A slope of 0 gives 0 for -infinity too, another -infinity; a NaN stays one. For three channels and for many."""
+    for c in (3, 9):
+        g = geometry.convolution("test", (1, 6, 6, c), (4, 2, 2, c), 1, "same")
+        a = draw(g)
+        for bias, expected in ((-np.inf, 0 if slope == 0 else -np.inf), (np.inf, np.inf)):
+            assert (leaf.forward(a["x"], a["w"], g, np.full(g.k, bias), slope) == expected).all()
+            assert (leaf.input_grad(a["gy"], a["w"], g, np.full(g.c, bias), slope) == expected).all()
+        assert np.isnan(leaf.forward(a["x"], a["w"], g, np.full(g.k, np.nan), slope)).all()
+        assert np.isnan(leaf.input_grad(a["gy"], a["w"], g, np.full(g.c, np.nan), slope)).all()
+
+
 def test_the_geometries_lead_to_all_kinds_of_windows() -> None:
     """Strided input gradients read one window for all remainders, or one for each; groups may lack taps."""
     shared, missing = set(), set()
