@@ -314,14 +314,20 @@ def _surroundings() -> dict[str, Any]:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    commit = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    )
     return {
         "started": time.strftime("%Y-%m-%d %H:%M:%S"),
         "minigan": __version__,
-        "git_commit": commit.stdout.strip() or None,
+        "git_commit": _git_commit(),
         "python": platform.python_version(),
         "versions": versions,
         "platform": platform.platform(),
     }
+
+
+def _git_commit() -> str | None:
+    """Of the sources; None where they lie in no repository, or git is not installed."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
+    except FileNotFoundError:
+        return None

@@ -50,7 +50,7 @@ def test_it_goes_on_where_a_part_fails(only: Any, tmp_path: Path, capsys: pytest
 
 def test_what_takes_too_long_has_a_last_word(only: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """pytest, interrupted, says which tests failed; what does not listen is killed with all that it started."""
-    monkeypatch.setattr(gpu_session, "LAST_WORDS", 1.0)
+    monkeypatch.setattr(gpu_session, "LAST_WORDS", 4.0)
     tests = tmp_path / "test_slow.py"
     tests.write_text("import time\ndef test_wrong():\n    assert 1 == 2\ndef test_slow():\n    time.sleep(60)\n")
     deaf = (
