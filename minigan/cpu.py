@@ -16,6 +16,7 @@ import math
 import os
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial, update_wrapper
@@ -105,6 +106,9 @@ ROUNDS = 20_000
 # The rounds in which the thread that shared out work comes to its own share's loop, and lets go of Python's lock:
 # another thread that asked for the lock before that would sleep after all.
 HEAD_START = 400
+# Seconds. Where waiting takes so much longer than these rounds do, another program needed the processor, perhaps that
+# of the thread that is waited for; then nobody looks for a while, and all sleep at once.
+CROWDED, CROWDED_FOR = 0.002, 0.1
 
 
 @jit
@@ -141,6 +145,7 @@ class _Team:
         self.shares: SimpleQueue[tuple[Callable[[], None], SimpleQueue[BaseException | None], np.ndarray, int]]
         self.shares = SimpleQueue()
         self.runs = np.zeros(1, np.int64)
+        self.crowded_until = 0.0
         for i in range(1, threads):
             threading.Thread(target=self._work, name=f"minigan-{i}", daemon=True).start()
 
@@ -155,8 +160,19 @@ class _Team:
                 error = raised
             done.put(error)
             del share, done, error  # or the last share's arrays would live until the next one
-            if self.rounds and self.shares.empty():
-                _spin_loop(self.runs, seen + 1, self.rounds, HEAD_START, finished, i, own)
+            if self.shares.empty():
+                self._spin(self.runs, seen + 1, HEAD_START, finished, i, own)
+
+    def _spin(
+        self, flags: np.ndarray, target: int, head_start: int, marks: np.ndarray, mark: int, own: np.ndarray
+    ) -> None:
+        """See `_spin_loop`; unless there are too many threads, or other programs, for the processors."""
+        start = time.perf_counter()
+        if self.rounds and start > self.crowded_until:
+            _spin_loop(flags, target, self.rounds, head_start, marks, mark, own)
+            end = time.perf_counter()
+            if end - start > CROWDED:
+                self.crowded_until = end + CROWDED_FOR
 
     def run(self, shares: Sequence[Callable[[], None]]) -> None:
         """Calls all shares, the first in this thread; returns when all are done. Raises what one of them raised."""
@@ -168,9 +184,8 @@ class _Team:
         try:
             shares[0]()
         finally:
-            if self.rounds:
-                own = _own_line()
-                _spin_loop(finished, len(finished), self.rounds, 0, own, 1, own)
+            own = _own_line()
+            self._spin(finished, len(finished), 0, own, 1, own)
             errors = [done.get() for _ in shares[1:]]
         for error in errors:
             if error is not None:

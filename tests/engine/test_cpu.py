@@ -146,6 +146,30 @@ def test_more_threads_than_processors_do_not_spin(monkeypatch: pytest.MonkeyPatc
         cpu.parallel_each(lambda item: time.sleep(0.001), range(6))
 
 
+def test_nobody_spins_for_a_while_where_others_need_the_processors(
+    enough_processors: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Waiting that lasts longer than its rounds do says so."""
+    callers = []
+
+    def spin_loop(*arguments: object) -> None:
+        callers.append(threading.current_thread())
+        time.sleep(2 * cpu.CROWDED)
+
+    monkeypatch.setattr(cpu, "_spin_loop", spin_loop)
+    cpu.parallel_each(lambda item: time.sleep(0.001), range(6))
+    assert threading.current_thread() in callers
+    time.sleep(4 * cpu.CROWDED)  # all that were spinning have noticed
+    before = len(callers)
+    start = time.perf_counter()
+    while time.perf_counter() < start + cpu.CROWDED_FOR / 4:
+        cpu.parallel_each(lambda item: time.sleep(0.001), range(6))
+    assert len(callers) == before
+    time.sleep(cpu.CROWDED_FOR)
+    cpu.parallel_each(lambda item: time.sleep(0.001), range(6))
+    assert len(callers) > before
+
+
 def test_all_is_done_once_whoever_spins_or_sleeps(enough_processors: None) -> None:
     """Two threads that share out work at once, with pauses shorter and longer than the others spin."""
     counts = np.zeros((2, 3), np.int64)
