@@ -198,25 +198,30 @@ def _own_line() -> np.ndarray:
 
 
 @cache
-def _team() -> _Team:
+def _team_of(named: str | None) -> _Team:
     return _Team(thread_count())
+
+
+def _team() -> _Team:
+    """As many threads as the environment says now: see `thread_count`."""
+    return _team_of(os.environ.get("MINIGAN_NUM_THREADS"))
 
 
 # A forked child has no threads: it must make its own.
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_team.cache_clear)
+    os.register_at_fork(after_in_child=_team_of.cache_clear)
 
 
 def parallel(kernel: Callable[..., None], count: int, *arguments: Any, grain: int = 1) -> None:
     """Runs kernel(start, stop, *arguments) over 0 ... count - 1 on all threads; no share is smaller than `grain`."""
     shares = count // grain
-    if shares > 1:
-        shares = min(shares, _team().threads)
-    if shares <= 1:
+    team = _team() if shares > 1 else None
+    if team is None or team.threads == 1:
         kernel(0, count, *arguments)
         return
+    shares = min(shares, team.threads)
     edges = [count * i // shares for i in range(shares + 1)]
-    _team().run([partial(kernel, start, stop, *arguments) for start, stop in pairwise(edges)])
+    team.run([partial(kernel, start, stop, *arguments) for start, stop in pairwise(edges)])
 
 
 def parallel_each(work: Callable[[Any], None], items: Sequence[Any], operations: int | None = None) -> None:
@@ -230,12 +235,13 @@ def parallel_each(work: Callable[[Any], None], items: Sequence[Any], operations:
         for item in shared:
             work(item)
 
+    team = _team()
     alone = operations is not None and operations < OPERATIONS_PER_THREAD
-    shares = 1 if alone else min(_team().threads, len(items))
+    shares = 1 if alone else min(team.threads, len(items))
     if shares <= 1:
         run()
     else:
-        _team().run([run] * shares)
+        team.run([run] * shares)
 
 
 class _Scratch(threading.local):

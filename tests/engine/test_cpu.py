@@ -17,9 +17,9 @@ from minigan import cpu
 @pytest.fixture(autouse=True)
 def three_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("MINIGAN_NUM_THREADS", "3")
-    cpu._team.cache_clear()
+    cpu._team_of.cache_clear()
     yield
-    cpu._team.cache_clear()
+    cpu._team_of.cache_clear()
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 7, 1001])

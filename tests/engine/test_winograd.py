@@ -67,10 +67,10 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
     def use(count: int) -> None:
         monkeypatch.setenv("MINIGAN_NUM_THREADS", str(count))
-        cpu._team.cache_clear()
+        cpu._team_of.cache_clear()
 
     yield use
-    cpu._team.cache_clear()
+    cpu._team_of.cache_clear()
 
 
 # ---- the matrices --------------------------------------------------------------------------------------------------
