@@ -108,7 +108,7 @@ ROUNDS = 20_000
 HEAD_START = 400
 # Seconds. Where waiting takes so much longer than these rounds do, another program needed the processor, perhaps that
 # of the thread that is waited for; then nobody looks for a while, and all sleep at once.
-CROWDED, CROWDED_FOR = 0.002, 0.1
+CROWDED, CROWDED_FOR = 0.002, 1.0
 
 
 @jit

@@ -157,6 +157,7 @@ def test_nobody_spins_for_a_while_where_others_need_the_processors(
         time.sleep(2 * cpu.CROWDED)
 
     monkeypatch.setattr(cpu, "_spin_loop", spin_loop)
+    monkeypatch.setattr(cpu, "CROWDED_FOR", 0.2)
     cpu.parallel_each(lambda item: time.sleep(0.001), range(6))
     assert threading.current_thread() in callers
     time.sleep(4 * cpu.CROWDED)  # all that were spinning have noticed
