@@ -36,8 +36,9 @@ BLOCK_TILES = 64
 # A layer is cut into so many blocks at least, for the threads, if that leaves so many tiles to each.
 BLOCKS = 4
 # With fewer tiles than this in all, or larger filters, the layer is cut by output channels instead, and the filters
-# never stand in memory as a whole. A part has so many bytes, but about so many channels.
-FEW_TILES = 128
+# never stand in memory as a whole. A part has so many bytes, but about so many channels. Where that would leave few
+# parts for the threads, half as many tiles are enough.
+FEW_TILES = 256
 FILTER_BYTES = 32 << 20
 PART_BYTES = 8 << 20
 PART_CHANNELS = 64
@@ -211,7 +212,8 @@ def _correlate(
 
     point_bytes = t.points**2 * y.dtype.itemsize
     inputs, outputs = values.width, written.groups * len(channels)
-    if len(tiles) >= FEW_TILES and point_bytes * inputs * outputs <= FILTER_BYTES:
+    few = FEW_TILES if len(channels) >= 4 * LEAST_CHANNELS else FEW_TILES // 2
+    if len(tiles) >= few and point_bytes * inputs * outputs <= FILTER_BYTES:
         right = filters(channels, False)
 
         def block(rows: range) -> None:
