@@ -13,7 +13,7 @@ from minigan.ops.batch_norm_arrays import excess, given_gradients, given_statist
 from minigan.ops.leaky_relu import leaky_relu
 from minigan.ops.mean_over_ranks import mean_over_ranks
 from minigan.ops.reduce import mean
-from minigan.tensor import Fused, Tensor
+from minigan.tensor import Fused, Tensor, is_grad_enabled, tensor
 
 Samples = Iterator[tuple[tuple[np.ndarray, ...], dict[str, Any]]]
 
@@ -131,7 +131,10 @@ def batch_norm(
     if not training:
         if running_mean is None or running_var is None:
             raise ValueError("batch_norm: expected running_mean and running_var where training=False, got None")
-        return BatchNorm(epsilon, slope)(x, gamma, beta, running_mean.detach(), running_var.detach())
+        given = [running_mean.detach(), running_var.detach()]
+        if is_grad_enabled():  # a later pass in training changes them, and backward still needs these
+            given = [tensor(t, device=t.device) for t in given]
+        return BatchNorm(epsilon, slope)(x, gamma, beta, *given)
     if groups < 1 or len(x) % groups:
         raise ValueError(f"batch_norm: expected as many images in each of {groups} groups, got an input of {x.shape}")
     if round(x.size // max(1, c[0] * groups) / (world().weight if synchronised else 1)) < 2:

@@ -17,6 +17,7 @@ from minigan.ops.conv2d_ladder import (
     RUNGS,
     THREE_COLUMNS,
     candidates,
+    channels,
     choose_slices,
     choose_tile,
     counters_of,
@@ -244,7 +245,7 @@ def _weight_grad(
         else:
             inner = padded(g) if RUNGS[rung].half else g
             rows, columns = RUNGS[rung].weight_grad_sizes(inner)
-            operands = ((x, g.c), (gy, g.k)) if RUNGS[rung].transposed else ((gy, g.k), (x, g.c))
+            operands = RUNGS[rung].operands("weight_grad", (x, g.c), (gy, g.k))
             chosen, vectors = choose_tile(rung, rows, columns, widths(run, *operands), tile, depth)
             grid, shared = tiles_of(rows, columns, chosen), shared_bytes(chosen, False, False)
             gy_tiles = -(-depth // chosen.bk), 1, grid[1 if RUNGS[rung].transposed else 0]
@@ -304,20 +305,19 @@ def _tuned(
 
 
 def _way(what: str, run: Callable[..., Array], device: str, g: Geometry, precision: str | None, arrays: Any) -> Choice:
-    """The fastest of a pass's candidates, which are timed with all that they round."""
+    """The fastest of a pass's candidates, which are judged, and timed with all that they round."""
     precision = matmul_precision(device) if precision is None else precision
     first, second = contiguous(device, *arrays[:2])
-    a, b = {"forward": (g.c, g.c), "input_grad": (g.k, g.c), "weight_grad": (g.k, g.c)}[what]
-    swapped = what == "weight_grad"  # its operand A is gy, its second argument
-    widths = vector(second if swapped else first, a), vector(first if swapped else second, b)
+    a, b = channels(what, g)
+    widths = vector(first, a), vector(second, b)
     ways = list(candidates(what, g, architecture(device), precision, widths))
 
-    def compute(way: Choice) -> Array:
-        return _compute(way, run, device, g, precision, (None, None), (first, second, *arrays[2:]))
+    def compute(way: Choice, arrays: Any) -> Array:
+        return _compute(way, run, device, g, precision, (None, None), arrays)
 
     sizes = " ".join(f"{name}{size}" for name, size in asdict(g).items())
     problem = f"{what} {precision} {sizes} vectors {widths[0]} {widths[1]}"
-    return conv2d_tune.choose(device, problem, ways, compute)
+    return conv2d_tune.choose(device, problem, ways, compute, (first, second, *arrays[2:]))
 
 
 def _compute(

@@ -17,6 +17,7 @@ import platform
 import re
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -237,6 +238,22 @@ def _writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"--out: {error.filename or path}: cannot be written: {error.strerror}") from None
+
+
+def expect_writable(options: Options[Any]) -> None:
+    """Raises UserError where the run could not write into its folder, or into what that would be made in.
+
+    Of a new run nothing is left there: the file has no name.
+    """
+    folder = options.out or (latest_run(options.system) if options.resume else PLACE)
+    if options.out is not None and not options.resume:
+        _expect_unused(folder)
+    place = next((path for path in (folder, *folder.parents) if path.exists()), folder)
+    try:
+        with tempfile.TemporaryFile(dir=place) as trial:
+            trial.write(bytes(4096))
+    except OSError as error:
+        raise UserError(f"--out: {place}: cannot be written: {error.strerror}") from None
 
 
 def _make_folder(options: Options[Any]) -> Path:

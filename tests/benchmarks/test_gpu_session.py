@@ -87,6 +87,17 @@ def test_all_parts_fit_into_ten_minutes() -> None:
     assert all("cuda" in part.command or part.name == "compile" for part in planned)
 
 
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_steps_are_timed_by_the_chosen_rungs_and_by_the_fastest(dry_run: bool) -> None:
+    planned = {part.name: part.command for part in gpu_session.parts(Path("out"), dry_run)}
+    for precision in ("tf32", "bf16"):
+        usual, tuned = planned[f"steps-{precision}"], planned[f"tuned-{precision}"]
+        assert tuned[:2] == ["env", "MINIGAN_AUTOTUNE=1"]
+        assert tuned[2:] == [one.replace("steps-", "tuned-") for one in usual]
+        if not dry_run:
+            assert usual[usual.index("--precision") + 1] == precision
+
+
 def test_the_sanitizer_sees_each_array_by_itself(tmp_path: Path) -> None:
     """CuPy's pool would hand out parts of one allocation, within which compute-sanitizer finds nothing wrong."""
     cupy = "class cuda:\n    def set_allocator(allocator):\n        print('allocator', allocator)\n"

@@ -846,9 +846,8 @@ def check(files: set[str]) -> None:
         if rung > 2 and files & {SLICES, LAST, PASSES, PASSES_16}:
             check_slices(rung, tile)
         if (rung, tile) in ladder.SUMMING and files & {SLICES, PASSES, LINES}:
-            for g in ladder.BIASES:
-                if ladder.fits("weight_grad", g, rung, tile):
-                    ladder.check_bias(g, rung, tile)
+            for g in ladder.biases(rung, tile):
+                ladder.check_bias(g, rung, tile)
 
 
 def check_one(what: ladder.Pass, g: ladder.Geometry, rung: int, tile: int | None) -> None:
@@ -875,7 +874,7 @@ def check_one(what: ladder.Pass, g: ladder.Geometry, rung: int, tile: int | None
 def check_slices(rung: int, tile: int | None) -> None:
     """More slices than a group has, twice with the same counters."""
     what = ladder.PASSES["weight_grad"]
-    for g in ladder.DEEP:
+    for g in [ladder.deep(g, rung, tile) for g in ladder.DEEP]:
         if ladder.fits("weight_grad", g, rung, tile):
             arrays = ladder.random_inputs(what, g)
             results = []

@@ -8,6 +8,7 @@ import random
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -213,6 +214,24 @@ def test_a_second_ctrl_c_ends_at_once(train_example: Train) -> None:
     train_example("cats", "--out", "run", "--quiet", "--resume")
     train_example("cats", "--out", "whole", "--quiet")
     assert_same_state("run", "whole")
+
+
+def test_nobody_reads_any_more(train_example: Train) -> None:
+    """As behind `| head -1`: no traceback, and the exit code that a shell gives for SIGPIPE."""
+    with training("--out", "run", "--steps", "1000000") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("device: cpu")
+        process.stdout.close()
+        process.stdout = None
+        assert (end(process)[1], process.returncode) == ("", 141)
+    reader, writer = os.pipe()
+    os.close(reader)
+    for unbuffered in ("", "1"):
+        environment = dict(os.environ, PYTHONUNBUFFERED=unbuffered)
+        command = [sys.executable, "-m", "minigan"]
+        done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, env=environment)
+        assert (done.stderr, done.returncode) == ("", 141)
+    os.close(writer)
 
 
 def test_a_run_killed_before_its_first_checkpoint_does_not_block_its_folder(
