@@ -16,6 +16,7 @@ import math
 import os
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial, update_wrapper
@@ -30,7 +31,7 @@ import numpy as np
 # Less work than this is not worth a second thread, which has to wake up for it: elements of an array that is read and
 # written once, and operations of a matrix product.
 ELEMENTS_PER_THREAD = 65_536
-OPERATIONS_PER_THREAD = 8_000_000
+OPERATIONS_PER_THREAD = 4_000_000
 
 # What may be reordered to make use of vector instructions. Not "nnan" or "ninf": a NaN has to come through as a NaN.
 FAST_MATH = {"reassoc", "contract", "arcp", "nsz"}
@@ -60,7 +61,9 @@ class jit:
                 if called:
                     known = {**names, **{name: kernel.dispatcher() for name, kernel in called.items()}}
                     function = update_wrapper(FunctionType(function.__code__, known, function.__name__), function)
-                self.compiled = _numba().njit(nogil=True, cache=True, fastmath=FAST_MATH, error_model="numpy")(function)
+                # Nobody needs the entry for C that Numba would make besides: a tenth of the time.
+                settings = {"fastmath": FAST_MATH, "error_model": "numpy", "no_cfunc_wrapper": True}
+                self.compiled = _numba().njit(nogil=True, cache=True, **settings)(function)
         return self.compiled
 
 
@@ -88,68 +91,137 @@ def thread_count() -> int:
     named = os.environ.get("MINIGAN_NUM_THREADS", "")
     if named and not (named.isdecimal() and int(named)):
         raise ValueError(f"MINIGAN_NUM_THREADS: expected a whole number from 1, got {named!r}")
-    return (
-        int(named)
-        if named
-        else len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count() or 1
-    )
+    return int(named) if named else processors()
+
+
+def processors() -> int:
+    """How many there are for this process."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+# To sleep and to be woken takes some tens of microseconds, as long as many a share, so whoever waits first looks again
+# and again for so many rounds, of about 20 nanoseconds each: longer than most pauses between the shares of a training
+# step, and too short to keep a processor busy that others could use.
+ROUNDS = 20_000
+# The rounds in which the thread that shared out work comes to its own share's loop, and lets go of Python's lock:
+# another thread that asked for the lock before that would sleep after all.
+HEAD_START = 400
+# Seconds. Where waiting takes so much longer than these rounds do, another program needed the processor, perhaps that
+# of the thread that is waited for; then nobody looks for a while, and all sleep at once.
+CROWDED, CROWDED_FOR = 0.002, 1.0
+
+
+@jit
+def _spin_loop(flags, target, rounds, head_start, marks, mark, own):  # type: ignore[no-untyped-def]
+    """Sets marks[mark]; waits until the flags' sum is `target`, for at most so many rounds; then for the head start.
+
+    All of it without Python's lock. Other threads set the flags. `own` is memory of this thread: a round writes a
+    number there, which takes its time, and since this might be one of the flags, they are read anew in each round.
+    """
+    marks[mark] = 1
+    number, left, found = own[0], rounds, False
+    while left > 0:
+        for _ in range(8):  # xorshift: each step needs the one before
+            number ^= number << 13
+            number ^= number >> 7
+            number ^= number << 17
+        own[0] = number
+        left -= 1
+        if not found:
+            total = 0
+            for i in range(len(flags)):
+                total += flags[i]
+            if total >= target:
+                found, left = True, head_start
 
 
 class _Team:
     """Threads that wait for work, for shares so short that what futures and their locks cost would be felt."""
 
-    def __init__(self, size: int) -> None:
-        self.shares: SimpleQueue[tuple[Callable[[], None], SimpleQueue[BaseException | None]]] = SimpleQueue()
-        for i in range(size):
+    def __init__(self, threads: int) -> None:
+        """threads: with the one that calls `run`."""
+        self.threads = threads
+        self.rounds = ROUNDS if threads <= processors() else 0
+        self.shares: SimpleQueue[tuple[Callable[[], None], SimpleQueue[BaseException | None], np.ndarray, int]]
+        self.shares = SimpleQueue()
+        self.runs = np.zeros(1, np.int64)
+        self.crowded_until = 0.0
+        for i in range(1, threads):
             threading.Thread(target=self._work, name=f"minigan-{i}", daemon=True).start()
 
     def _work(self) -> None:
+        own = _own_line()
         while True:
-            share, done = self.shares.get()
-            error = None
+            share, done, finished, i = self.shares.get()
+            seen, error = self.runs[0], None
             try:
                 share()
             except BaseException as raised:  # it is the caller's, and raised there
                 error = raised
             done.put(error)
             del share, done, error  # or the last share's arrays would live until the next one
+            if self.shares.empty():
+                self._spin(self.runs, seen + 1, HEAD_START, finished, i, own)
+
+    def _spin(
+        self, flags: np.ndarray, target: int, head_start: int, marks: np.ndarray, mark: int, own: np.ndarray
+    ) -> None:
+        """See `_spin_loop`; unless there are too many threads, or other programs, for the processors."""
+        start = time.perf_counter()
+        if self.rounds and start > self.crowded_until:
+            _spin_loop(flags, target, self.rounds, head_start, marks, mark, own)
+            end = time.perf_counter()
+            if end - start > CROWDED:
+                self.crowded_until = end + CROWDED_FOR
 
     def run(self, shares: Sequence[Callable[[], None]]) -> None:
         """Calls all shares, the first in this thread; returns when all are done. Raises what one of them raised."""
         done: SimpleQueue[BaseException | None] = SimpleQueue()
-        for share in shares[1:]:
-            self.shares.put((share, done))
+        finished = np.zeros(len(shares) - 1, np.int64)
+        self.runs[0] += 1
+        for i, share in enumerate(shares[1:]):
+            self.shares.put((share, done, finished, i))
         try:
             shares[0]()
         finally:
+            own = _own_line()
+            self._spin(finished, len(finished), 0, own, 1, own)
             errors = [done.get() for _ in shares[1:]]
         for error in errors:
             if error is not None:
                 raise error
 
 
+def _own_line() -> np.ndarray:
+    """Two numbers that no other thread's memory shares a cache line with."""
+    return np.ones(32, np.int64)[16:18]
+
+
 @cache
+def _team_of(named: str | None) -> _Team:
+    return _Team(thread_count())
+
+
 def _team() -> _Team:
-    return _Team(max(thread_count() - 1, 1))
+    """As many threads as the environment says now: see `thread_count`."""
+    return _team_of(os.environ.get("MINIGAN_NUM_THREADS"))
 
 
 # A forked child has no threads: it must make its own.
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_team.cache_clear)
+    os.register_at_fork(after_in_child=_team_of.cache_clear)
 
 
 def parallel(kernel: Callable[..., None], count: int, *arguments: Any, grain: int = 1) -> None:
     """Runs kernel(start, stop, *arguments) over 0 ... count - 1 on all threads; no share is smaller than `grain`."""
     shares = count // grain
-    if shares > 1:
-        shares = min(shares, thread_count())
-    if shares <= 1:
+    team = _team() if shares > 1 else None
+    if team is None or team.threads == 1:
         kernel(0, count, *arguments)
         return
+    shares = min(shares, team.threads)
     edges = [count * i // shares for i in range(shares + 1)]
-    _team().run([partial(kernel, start, stop, *arguments) for start, stop in pairwise(edges)])
+    team.run([partial(kernel, start, stop, *arguments) for start, stop in pairwise(edges)])
 
 
 def parallel_each(work: Callable[[Any], None], items: Sequence[Any], operations: int | None = None) -> None:
@@ -163,12 +235,13 @@ def parallel_each(work: Callable[[Any], None], items: Sequence[Any], operations:
         for item in shared:
             work(item)
 
+    team = _team()
     alone = operations is not None and operations < OPERATIONS_PER_THREAD
-    shares = 1 if alone else min(thread_count(), len(items))
+    shares = 1 if alone else min(team.threads, len(items))
     if shares <= 1:
         run()
     else:
-        _team().run([run] * shares)
+        team.run([run] * shares)
 
 
 class _Scratch(threading.local):

@@ -27,9 +27,10 @@ def _adam_loop(start, stop, w, g, m, v, rate, keep1, keep2, epsilon):  # type: i
 
 
 def _adam_cpu(tensors: Sequence[Quadruple], *numbers: float) -> None:
+    rounded = [tensors[0][0].dtype.type(n) for n in numbers]
     for arrays in tensors:
         flat = contiguous("cpu", *arrays)
-        parallel_flat(_adam_loop, *flat, *(flat[0].dtype.type(n) for n in numbers))
+        parallel_flat(_adam_loop, *flat, *rounded)
         _write_back(arrays, flat)
 
 

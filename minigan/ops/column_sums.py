@@ -18,21 +18,33 @@ THREADS, BLOCKS, LEAST_ROWS = 256, 256, 16
 
 @jit
 def _sum_rows_loop(start, stop, x, sums):  # type: ignore[no-untyped-def]
-    """For chunks start ... stop - 1 of x (M, C): the sums over their rows, added to `sums`."""
+    """For chunks start ... stop - 1 of x (M, C): the sums over their rows."""
     for chunk in range(start, stop):
         total = sums[chunk]
+        total[:] = 0
         for i in range(chunk * ROWS, min((chunk + 1) * ROWS, len(x))):
             for c in range(x.shape[1]):
                 total[c] += x[i, c]
 
 
+@jit
+def _sum_chunks_loop(sums, over, total, y):  # type: ignore[no-untyped-def]
+    """y (C,) = the sum of `sums` (chunks, C), added up in `total`, divided by `over`."""
+    for chunk in range(len(sums)):
+        for c in range(len(y)):
+            total[c] += sums[chunk, c]
+    for c in range(len(y)):
+        y[c] = total[c] / over
+
+
 def _column_sums_cpu(x: Array, over: float = 1.0) -> Array:
     if x.shape[1] == 1:
         return (x.sum(0, dtype=np.float64) / over).astype(x.dtype)
-    sums = np.zeros((-(-len(x) // ROWS), x.shape[1]), x.dtype)
+    sums, y = np.empty((-(-len(x) // ROWS), x.shape[1]), x.dtype), np.empty(x.shape[1], x.dtype)
     grain = max(1, ELEMENTS_PER_THREAD // (ROWS * x.shape[1]))
     parallel(_sum_rows_loop, len(sums), np.ascontiguousarray(x), sums, grain=grain)
-    return (sums.sum(0, dtype=np.float64) / over).astype(x.dtype)
+    _sum_chunks_loop(sums, float(over), np.zeros(len(y)), y)
+    return y
 
 
 def _cut(x: Array) -> tuple[int, int]:

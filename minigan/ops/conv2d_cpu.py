@@ -13,7 +13,6 @@ import numpy as np
 from minigan.backend import Array
 from minigan.ops import conv2d_im2col, conv2d_winograd
 from minigan.ops.geometry import Geometry
-from minigan.ops.leaky_relu import scale_negative
 
 
 def _way(g: Geometry, dtype: np.dtype) -> ModuleType:
@@ -26,18 +25,14 @@ def _way(g: Geometry, dtype: np.dtype) -> ModuleType:
 
 def forward(x: Array, w: Array, g: Geometry, bias: Array | None = None, slope: float = 1.0, *_: object) -> Array:
     """(N, H, W, C), (K, R, S, C) and perhaps (K,) -> (N, P, Q, K). slope: of a LeakyReLU behind it; 1: none."""
-    return _activated(_way(g, x.dtype).forward(x, w, g, bias), slope)
+    return _way(g, x.dtype).forward(x, w, g, bias, slope)
 
 
 def input_grad(gy: Array, w: Array, g: Geometry, bias: Array | None = None, slope: float = 1.0, *_: object) -> Array:
     """(N, P, Q, K), (K, R, S, C) and perhaps (C,) -> (N, H, W, C). slope: as of forward."""
-    return _activated(_way(g, gy.dtype).input_grad(gy, w, g, bias), slope)
+    return _way(g, gy.dtype).input_grad(gy, w, g, bias, slope)
 
 
 def weight_grad(x: Array, gy: Array, g: Geometry, *_: Any) -> Array:
     """(N, H, W, C), (N, P, Q, K) -> (K, R, S, C)."""
     return _way(g, x.dtype).weight_grad(x, gy, g)
-
-
-def _activated(y: Array, slope: float) -> Array:
-    return y if slope == 1 else scale_negative("cpu", y, y, slope)

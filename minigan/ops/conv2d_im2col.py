@@ -14,10 +14,12 @@ primitives:
   convolution of gy with that part of the filters, and nothing is scattered or multiplied by inserted zeros.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from minigan.backend import Array
-from minigan.cpu import jit, one_blas_thread, parallel_each, scratch
+from minigan.cpu import ELEMENTS_PER_THREAD, jit, one_blas_thread, parallel, parallel_each, scratch
 from minigan.ops.geometry import Geometry
 from minigan.ops.matmul import product
 
@@ -100,12 +102,34 @@ class Patches:
         return rows, patches
 
 
+@jit
+def _finish_loop(start, stop, y, first, last, bias, slope, least):  # type: ignore[no-untyped-def]
+    """Columns first ... last - 1 of y (M, K), in rows start ... stop - 1, become leaky(y + bias)."""
+    for i in range(start, stop):
+        for k in range(first, last):
+            value = y[i, k] + bias[k]
+            below = slope * (least if value < least else value)
+            y[i, k] = value if value > 0 else below
+
+
+Epilogue = tuple[Array, np.floating, np.floating]
+
+
+def epilogue(bias: Array | None, slope: float, channels: int, dtype: np.dtype) -> Epilogue:
+    """What follows a sum, for the loops: a bias, perhaps of zeros, a LeakyReLU's slope, and the least factor of it.
+
+    Less than that is taken for that, so that a slope of 0 gives 0 for infinity too.
+    """
+    least = np.finfo(dtype).min if slope == 0 else dtype.type(-np.inf)
+    return np.zeros(channels, dtype) if bias is None else np.ascontiguousarray(bias), dtype.type(slope), least
+
+
 def _input_patches(x: Array, g: Geometry) -> Patches:
     return Patches(x, g.p, g.q, (g.stride_h, g.stride_w), (-g.top, -g.left), g.r, g.s)
 
 
-def forward(x: Array, w: Array, g: Geometry, bias: Array | None = None) -> Array:
-    """(N, H, W, C), (K, R, S, C) and perhaps (K,) -> (N, P, Q, K)."""
+def forward(x: Array, w: Array, g: Geometry, bias: Array | None = None, slope: float = 1.0) -> Array:
+    """(N, H, W, C), (K, R, S, C) and perhaps (K,) -> (N, P, Q, K). slope: of a LeakyReLU behind it."""
     y = np.empty(g.y_shape, x.dtype)
     patches = _input_patches(x, g)
     rows, filters = y.reshape(-1, g.k), w.reshape(g.k, -1).T
@@ -114,13 +138,14 @@ def forward(x: Array, w: Array, g: Geometry, bias: Array | None = None) -> Array
     # A single block is cut by columns, for the threads.
     parts = max(1, min(BLOCKS, g.k // LEAST_COLUMNS)) if patches.blocks == 1 else 1
     columns = [slice(g.k * i // parts, g.k * (i + 1) // parts) for i in range(parts)]
+    plain, behind = bias is None and slope == 1, epilogue(bias, slope, g.k, x.dtype)
 
     def multiply(product: tuple[int, slice]) -> None:
         block, part = product
         at, values = patches.make(block)
         np.matmul(values, filters[:, part], out=rows[at, part])
-        if bias is not None:  # while the block is still in the cache
-            rows[at, part] += bias[part]
+        if not plain:  # while the block is still in the cache
+            _finish_loop(at.start, at.stop, rows, part.start, part.stop, *behind)
 
     with one_blas_thread():
         parallel_each(multiply, [(block, part) for block in range(patches.blocks) for part in columns], g.operations)
@@ -148,32 +173,50 @@ def _weight_grad_by_tap(x: Array, gy: Array, g: Geometry) -> Array:
     return gw
 
 
+@jit
+def _add_loop(start, stop, sums, total):  # type: ignore[no-untyped-def]
+    """total[i] = sums[0, i] + sums[1, i] + ... for i from start to stop - 1."""
+    for i in range(start, stop):
+        total[i] = sums[0, i]
+    for part in range(1, len(sums)):
+        for i in range(start, stop):
+            total[i] += sums[part, i]
+
+
 def _weight_grad_by_block(x: Array, gy: Array, g: Geometry) -> Array:
     patches, rows = _input_patches(x, g), gy.reshape(-1, g.k)
     size = max(1, g.k * patches.width * x.itemsize)
     count = max(1, min(PARTIAL_SUMS, patches.blocks, PARTIAL_BYTES // size))
-    sums = np.zeros((count, g.k, patches.width), x.dtype)
+    gw = (np.empty if patches.blocks else np.zeros)(g.w_shape, x.dtype)
+    sums = gw.reshape(1, g.k, -1) if count == 1 else np.empty((count, g.k, patches.width), x.dtype)
 
     def add_up(i: int) -> None:
         # Every count-th block belongs to partial sum i, whichever thread it is that adds them up.
         for block in range(i, patches.blocks, count):
             at, values = patches.make(block)
-            np.add(sums[i], rows[at].T @ values, out=sums[i])
+            if block == i:
+                np.matmul(rows[at].T, values, out=sums[i])
+            else:
+                more = scratch(sums[i].shape, x.dtype, "products")
+                np.add(sums[i], np.matmul(rows[at].T, values, out=more), out=sums[i])
 
     with one_blas_thread():
         parallel_each(add_up, range(count), g.operations)
-    return sums.sum(0).reshape(g.w_shape)
+    if count > 1:
+        parallel(_add_loop, gw.size, sums.reshape(count, -1), gw.reshape(-1), grain=ELEMENTS_PER_THREAD // count)
+    return gw
 
 
-def input_grad(gy: Array, w: Array, g: Geometry, bias: Array | None = None) -> Array:
-    """(N, P, Q, K), (K, R, S, C) and perhaps (C,) -> (N, H, W, C)."""
+def input_grad(gy: Array, w: Array, g: Geometry, bias: Array | None = None, slope: float = 1.0) -> Array:
+    """(N, P, Q, K), (K, R, S, C) and perhaps (C,) -> (N, H, W, C). slope: as of forward."""
+    behind = epilogue(bias, slope, g.c, gy.dtype)
     if (g.p, g.q, g.top, g.left, g.h, g.w) == (1, 1, 0, 0, g.r, g.s):  # the filters are as large as the image
         gx = product("cpu", gy.reshape(g.n, g.k), w.reshape(g.k, -1)).reshape(g.x_shape)
-    else:
-        gx = _input_grad_narrow(gy, w, g) if g.c < NARROW else _input_grad_by_parity(gy, w, g)
-    if bias is not None:
-        gx += bias
-    return gx
+        if bias is not None or slope != 1:
+            pixels = gx.reshape(-1, g.c)
+            parallel(_finish_loop, len(pixels), pixels, 0, g.c, *behind, grain=max(1, ELEMENTS_PER_THREAD // g.c))
+        return gx
+    return _input_grad_narrow(gy, w, g, behind) if g.c < NARROW else _input_grad_by_parity(gy, w, g, behind)
 
 
 def _taps(remainder: int, pad: int, taps: int, stride: int) -> tuple[range, int]:
@@ -186,14 +229,9 @@ def _taps(remainder: int, pad: int, taps: int, stride: int) -> tuple[range, int]
     return reaching, (remainder + pad - reaching[0]) // stride if reaching else 0
 
 
-def _slice(taps: range) -> slice:
-    """The same as a slice, for arrays; `taps` falls to 0 or above."""
-    return slice(taps.start, taps.stop if taps.stop >= 0 else None, taps.step)
-
-
 @jit
-def _place_loop(start, stop, rows, p, q, row, column, stride_h, stride_w, gx):  # type: ignore[no-untyped-def]
-    """Puts row m, pixel (n, i, j) of a parity class, to gx[n, i stride_h + row, j stride_w + column]."""
+def _place_loop(start, stop, rows, p, q, row, column, stride_h, stride_w, bias, slope, least, gx):  # type: ignore[no-untyped-def]
+    """Puts leaky(row m + bias), pixel (n, i, j) of a parity class, to gx[n, i stride_h + row, j stride_w + column]."""
     _, height, width, channels = gx.shape
     source, target = rows.reshape(-1), gx.reshape(-1)
     for m in range(start, stop):
@@ -201,10 +239,29 @@ def _place_loop(start, stop, rows, p, q, row, column, stride_h, stride_w, gx):  
         at = np.uintp(((n * height + i * stride_h + row) * width + j * stride_w + column) * channels)
         begin = np.uintp((m - start) * channels)
         for c in range(np.uintp(channels)):
-            target[at + c] = source[begin + c]
+            value = source[begin + c] + bias[c]
+            below = slope * (least if value < least else value)
+            target[at + c] = value if value > 0 else below
 
 
-def _input_grad_by_parity(gy: Array, w: Array, g: Geometry) -> Array:
+@jit
+def _order_loop(start, stop, w, taps, filters):  # type: ignore[no-untyped-def]
+    """Filters start ... stop - 1 of w (K, R S, C), tap by tap in a given order: filters (taps, K, C)."""
+    for k in range(start, stop):
+        for i in range(len(taps)):
+            for c in range(w.shape[2]):
+                filters[i, k, c] = w[k, taps[i], c]
+
+
+def _ordered(w: Array, taps: Sequence[int]) -> Array:
+    filters = np.empty((len(taps), len(w), w.shape[3]), w.dtype)
+    by_tap = np.ascontiguousarray(w).reshape(len(w), -1, w.shape[3])
+    grain = max(1, ELEMENTS_PER_THREAD * len(w) // max(1, filters.size))
+    parallel(_order_loop, len(w), by_tap, np.array(taps), filters, grain=grain)
+    return filters
+
+
+def _input_grad_by_parity(gy: Array, w: Array, g: Geometry, behind: Epilogue) -> Array:
     gx = np.empty(g.x_shape, gy.dtype)
     products: list[tuple[list[tuple[Patches, Array]], int, tuple[int, ...]]] = []  # patches and filters, block, class
     for a in range(min(g.stride_h, g.h)):
@@ -212,8 +269,8 @@ def _input_grad_by_parity(gy: Array, w: Array, g: Geometry) -> Array:
         for b in range(min(g.stride_w, g.w)):
             tap_columns, offset_w = _taps(b, g.left, g.s, g.stride_w)
             _, p, q, _ = gx[:, a :: g.stride_h, b :: g.stride_w].shape
-            if not tap_rows or not tap_columns:
-                gx[:, a :: g.stride_h, b :: g.stride_w] = 0  # no output pixel reads these
+            if not tap_rows or not tap_columns:  # no output pixel reads these
+                gx[:, a :: g.stride_h, b :: g.stride_w] = np.where(behind[0] > 0, behind[0], behind[1] * behind[0])
                 continue
             if g.k >= WIDE and g.n * p * q <= FEW_ROWS:  # a product for each tap, with its filters as they are
                 terms = [
@@ -223,8 +280,7 @@ def _input_grad_by_parity(gy: Array, w: Array, g: Geometry) -> Array:
                 ]
             else:
                 # (K, R', S', C) -> (R' S' K, C): in the order of the patches of gy
-                chosen = w[:, _slice(tap_rows), _slice(tap_columns)]
-                filters = np.ascontiguousarray(chosen.transpose(1, 2, 0, 3)).reshape(-1, g.c)
+                filters = _ordered(w, [r * g.s + s for r in tap_rows for s in tap_columns]).reshape(-1, g.c)
                 shape = len(tap_rows), len(tap_columns)
                 terms = [(Patches(gy, p, q, (1, 1), (offset_h, offset_w), *shape), filters)]
             products += [(terms, block, (p, q, a, b)) for block in range(terms[0][0].blocks)]
@@ -232,10 +288,10 @@ def _input_grad_by_parity(gy: Array, w: Array, g: Geometry) -> Array:
     def multiply(product: tuple[list[tuple[Patches, Array]], int, tuple[int, ...]]) -> None:
         terms, block, class_ = product
         at, values = terms[0][0].make(block)
-        rows = values @ terms[0][1]
+        rows = np.matmul(values, terms[0][1], out=scratch((len(values), g.c), gx.dtype, "products"))
         for patches, filters in terms[1:]:
             rows += patches.make(block)[1] @ filters
-        _place_loop(at.start, at.stop, rows, *class_, g.stride_h, g.stride_w, gx)
+        _place_loop(at.start, at.stop, rows, *class_, g.stride_h, g.stride_w, *behind, gx)
 
     with one_blas_thread():
         products.sort(key=lambda product: -len(product[0]))  # the longest first: no thread is left with one at the end
@@ -244,8 +300,11 @@ def _input_grad_by_parity(gy: Array, w: Array, g: Geometry) -> Array:
 
 
 @jit
-def _sum_taps_loop(planes, p, q, stride_h, stride_w, top, left, r, s, gx):  # type: ignore[no-untyped-def]
-    """Adds up the taps that reach each pixel of one image: planes (r s channels, p q), gx (height, width, channels)."""
+def _sum_taps_loop(planes, p, q, stride_h, stride_w, top, left, r, s, bias, slope, least, gx):  # type: ignore[no-untyped-def]
+    """Adds up the taps that reach each pixel of one image: planes (r s channels, p q), gx (height, width, channels).
+
+    Then it becomes leaky(gx + bias).
+    """
     height, width, channels = gx.shape
     row = np.empty(width, gx.dtype)
     for h in range(height):
@@ -263,10 +322,12 @@ def _sum_taps_loop(planes, p, q, stride_h, stride_w, top, left, r, s, gx):  # ty
                         for j in range(np.uintp(max(last + 1 - first, 0))):
                             row[at + j * np.uintp(stride_w)] += plane[begin + j]
             for w in range(width):
-                gx[h, w, c] = row[w]
+                value = row[w] + bias[c]
+                below = slope * (least if value < least else value)
+                gx[h, w, c] = value if value > 0 else below
 
 
-def _input_grad_narrow(gy: Array, w: Array, g: Geometry) -> Array:
+def _input_grad_narrow(gy: Array, w: Array, g: Geometry, behind: Epilogue) -> Array:
     """For few input channels: the products of gy with all taps first, an image at a time, then their sums."""
     gx = np.empty(g.x_shape, gy.dtype)
     filters = w.reshape(g.k, -1).T
@@ -275,7 +336,7 @@ def _input_grad_narrow(gy: Array, w: Array, g: Geometry) -> Array:
     def multiply(n: int) -> None:
         planes = scratch((len(filters), g.p * g.q), gy.dtype)
         np.matmul(filters, gy[n].reshape(-1, g.k).T, out=planes)
-        _sum_taps_loop(planes, *sizes, gx[n])
+        _sum_taps_loop(planes, *sizes, *behind, gx[n])
 
     with one_blas_thread():
         parallel_each(multiply, range(g.n), g.operations)

@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 
 from minigan.backend import Array
-from minigan.cpu import ELEMENTS_PER_THREAD, one_blas_thread, parallel, parallel_each, scratch
+from minigan.cpu import one_blas_thread, parallel, parallel_each, scratch
 from minigan.ops import winograd
+from minigan.ops.conv2d_im2col import epilogue
 from minigan.ops.geometry import Geometry
 from minigan.ops.winograd import TILE, Groups, Matrix, Transform
 from minigan.ops.winograd_loops import filters_loop, from_points_loop, pick_loop, taps_loop, to_points_loop, turn_loop
@@ -32,8 +33,11 @@ from minigan.ops.winograd_loops import filters_loop, from_points_loop, pick_loop
 # are not worth BLAS's repacking of the filters.
 BLOCK_BYTES = 1 << 20
 BLOCK_TILES = 64
+# A layer is cut into so many blocks at least, for the threads, if that leaves so many tiles to each.
+BLOCKS = 4
 # With fewer tiles than this in all, or larger filters, the layer is cut by output channels instead, and the filters
-# never stand in memory as a whole. A part has so many bytes, but about so many channels.
+# never stand in memory as a whole. A part has so many bytes, but about so many channels. Where that would leave few
+# parts for the threads, half as many tiles are enough.
 FEW_TILES = 256
 FILTER_BYTES = 32 << 20
 PART_BYTES = 8 << 20
@@ -47,6 +51,8 @@ WIDE_CHANNELS = 128
 FILTER_COST = 24
 VALUE_COST = 24
 GAIN = 1.2
+# Less work than this is not worth a second thread: values, each of which takes several operations.
+VALUES_PER_THREAD = 32_768
 
 
 @cache
@@ -61,6 +67,7 @@ def suits(g: Geometry) -> bool:
     return g.operations / 2 > GAIN * points * work
 
 
+@cache
 def _cut(g: Geometry, along: Callable[..., Groups], dtype: np.dtype) -> tuple[Transform, Groups, Groups]:
     size = winograd.group_size(g.r, g.stride_h)
     rows, columns = along(size, g.r, g.stride_h, g.top), along(size, g.s, g.stride_w, g.left)
@@ -76,7 +83,13 @@ def _share(kernel: Callable[..., None], indices: range, alone: bool, *arguments:
     def shifted(start: int, stop: int) -> None:
         kernel(indices.start + start, indices.start + stop, *arguments)
 
-    parallel(shifted, len(indices), grain=max(1, ELEMENTS_PER_THREAD * len(indices) // arguments[-1].size))
+    parallel(shifted, len(indices), grain=max(1, VALUES_PER_THREAD * len(indices) // arguments[-1].size))
+
+
+@cache
+def _table(numbers: tuple[int, ...] | tuple[tuple[int, ...], ...]) -> Array:
+    """For the loops: the same as an array, which nobody may change."""
+    return np.array(numbers)
 
 
 @dataclass(frozen=True)
@@ -92,7 +105,7 @@ class _Pixels:
         return len(self.rows) * len(self.columns)
 
     def arguments(self) -> tuple[int, Array, Array]:
-        return self.stride, np.array(self.rows), np.array(self.columns)
+        return self.stride, _table(self.rows), _table(self.columns)
 
 
 class _Tiles:
@@ -106,9 +119,10 @@ class _Tiles:
         return len(self.rows) * self.w
 
     def cut(self, tiles: int) -> list[range]:
-        """The rows of tiles in parts of about so many tiles."""
-        step = max(1, tiles // self.w)
-        return [self.rows[i : i + step] for i in range(0, len(self.rows), step)]
+        """The rows of tiles in parts of about equal size and at most so many tiles; if in parts, an even number."""
+        rows, count = len(self.rows), -(-len(self.rows) // max(1, tiles // self.w))
+        count = min(count + (count % 2 if count > 1 else 0), rows)
+        return [self.rows[rows * i // count : rows * (i + 1) // count] for i in range(count)]
 
 
 class _Values:
@@ -135,7 +149,7 @@ class _Filters:
 
     def __init__(self, w: Array, t: Transform, *groups: Groups) -> None:
         self.w, self.t = np.ascontiguousarray(w), t
-        self.tables = [np.array(axis.taps) for axis in groups]
+        self.tables = [_table(axis.taps) for axis in groups]
         self.groups = math.prod(len(table) for table in self.tables)
 
     def forward(self, channels: range, alone: bool) -> Array:
@@ -176,6 +190,7 @@ def _correlate(
     t: Transform,
     filters: Callable[[range, bool], Array],
     bias: Array | None,
+    slope: float,
 ) -> None:
     """Fills y: at the points, the values of x times those of the filters of some output channels.
 
@@ -185,7 +200,7 @@ def _correlate(
     tiles = _Tiles(len(y), -(-y.shape[1] // written.stride), -(-y.shape[2] // written.stride))
     values = _Values(x, read, tiles, t.points, t.input, "values")
     output = tiles.h, tiles.w, *written.arguments(), t.output.coefficients, t.output.columns
-    bias = np.zeros(len(channels), y.dtype) if bias is None else bias
+    behind = epilogue(bias, slope, len(channels), y.dtype)
 
     def multiply(rows: range, left: Array, right: Array, channel: int) -> None:
         right = right.reshape(len(right), written.groups, -1, right.shape[3])
@@ -193,17 +208,19 @@ def _correlate(
         result = scratch((*size, written.groups, right.shape[3]), y.dtype, "products")
         # All groups that are written read one window, or each has its own.
         np.matmul(left.reshape(*size, -1, right.shape[2]).swapaxes(1, 2), right, out=result.swapaxes(1, 2))
-        from_points_loop(rows.start, rows.stop, rows.start, result, y, channel, *output, bias)
+        from_points_loop(rows.start, rows.stop, rows.start, result, y, channel, *output, *behind)
 
     point_bytes = t.points**2 * y.dtype.itemsize
     inputs, outputs = values.width, written.groups * len(channels)
-    if len(tiles) >= FEW_TILES and point_bytes * inputs * outputs <= FILTER_BYTES:
+    few = FEW_TILES if len(channels) >= 4 * LEAST_CHANNELS else FEW_TILES // 2
+    if len(tiles) >= few and point_bytes * inputs * outputs <= FILTER_BYTES:
         right = filters(channels, False)
 
         def block(rows: range) -> None:
             multiply(rows, values.of(rows, alone=True), right, 0)
 
-        parallel_each(block, tiles.cut(max(BLOCK_TILES, BLOCK_BYTES // (point_bytes * (inputs + outputs)))))
+        fits = BLOCK_BYTES // (point_bytes * (inputs + outputs))
+        parallel_each(block, tiles.cut(max(BLOCK_TILES, min(fits, len(tiles) // BLOCKS))))
     else:
         left = values.of(tiles.rows, alone=False)
         step = PART_BYTES // (point_bytes * written.groups * (len(tiles) + inputs)) // 8 * 8
@@ -215,18 +232,18 @@ def _correlate(
         parallel_each(part, [channels[i : i + step] for i in range(0, len(channels), step)])
 
 
-def forward(x: Array, w: Array, g: Geometry, bias: Array | None = None) -> Array:
-    """(N, H, W, C), (K, R, S, C) and perhaps (K,) -> (N, P, Q, K)."""
+def forward(x: Array, w: Array, g: Geometry, bias: Array | None = None, slope: float = 1.0) -> Array:
+    """(N, H, W, C), (K, R, S, C) and perhaps (K,) -> (N, P, Q, K). slope: of a LeakyReLU behind it."""
     y = np.empty(g.y_shape, x.dtype)
     t, rows, columns = _cut(g, winograd.read_groups, x.dtype)
     read, written = _Pixels(g.stride_h, rows.offsets, columns.offsets), _Pixels(1, (0,), (0,))
     with one_blas_thread():
-        _correlate(x, read, y, written, t, _Filters(w, t, rows, columns).forward, bias)
+        _correlate(x, read, y, written, t, _Filters(w, t, rows, columns).forward, bias, slope)
     return y
 
 
-def input_grad(gy: Array, w: Array, g: Geometry, bias: Array | None = None) -> Array:
-    """(N, P, Q, K), (K, R, S, C) and perhaps (C,) -> (N, H, W, C)."""
+def input_grad(gy: Array, w: Array, g: Geometry, bias: Array | None = None, slope: float = 1.0) -> Array:
+    """(N, P, Q, K), (K, R, S, C) and perhaps (C,) -> (N, H, W, C). slope: as of forward."""
     gx = np.empty(g.x_shape, gy.dtype)
     t, rows, columns = _cut(g, winograd.turned_groups, gy.dtype)
     offsets = [rows.offsets, columns.offsets]
@@ -234,7 +251,7 @@ def input_grad(gy: Array, w: Array, g: Geometry, bias: Array | None = None) -> A
         offsets = [axis[:1] for axis in offsets]
     read, written = _Pixels(1, *offsets), _Pixels(g.stride_h, tuple(range(g.stride_h)), tuple(range(g.stride_w)))
     with one_blas_thread():
-        _correlate(gy, read, gx, written, t, _Filters(w, t, rows, columns).input_grad, bias)
+        _correlate(gy, read, gx, written, t, _Filters(w, t, rows, columns).input_grad, bias, slope)
     return gx
 
 
@@ -246,7 +263,7 @@ def weight_grad(x: Array, gy: Array, g: Geometry) -> Array:
     tiles = _Tiles(g.n, g.p, g.q)
     values = _Values(x, read, tiles, t.points, t.input, "values")
     gradients = _Values(gy, _Pixels(1, (0,), (0,)), tiles, TILE, t.gradient, "gradients")
-    back = np.array(rows.taps), np.array(columns.taps), t.filter_gradient.coefficients, t.filter_gradient.columns
+    back = _table(rows.taps), _table(columns.taps), t.filter_gradient.coefficients, t.filter_gradient.columns
     point_bytes = t.points**2 * x.dtype.itemsize
     step = max(WIDE_CHANNELS, PART_BYTES // (point_bytes * values.width))
 

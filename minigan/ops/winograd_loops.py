@@ -11,7 +11,10 @@ from minigan.cpu import jit
 
 @jit
 def _combine(coefficients, columns, source, at, target, begin, step, length):  # type: ignore[no-untyped-def]
-    """Multiplies a sparse matrix with lines: that of column j begins at source[at[j]], of row i at begin + i step."""
+    """Multiplies a sparse matrix with lines: that of column j begins at source[at[j]], of row i at begin + i step.
+
+    A `begin` that is written as a number would make Numba compile this anew for it; np.int64(0) does not.
+    """
     for i in range(len(coefficients)):
         to = np.uintp(begin + i * step)
         c0, c1, c2, c3 = coefficients[i, 0], coefficients[i, 1], coefficients[i, 2], coefficients[i, 3]
@@ -29,6 +32,15 @@ def _combine(coefficients, columns, source, at, target, begin, step, length):  #
 
 
 @jit
+def _ends(numbers):  # type: ignore[no-untyped-def]
+    """The least and the largest. NumPy's functions for that would take half a second to compile."""
+    least = largest = numbers[0]
+    for i in range(len(numbers)):
+        least, largest = min(least, numbers[i]), max(largest, numbers[i])
+    return least, largest
+
+
+@jit
 def to_points_loop(  # type: ignore[no-untyped-def]
     start, stop, first, x, tiles_h, tiles_w, stride, offsets_h, offsets_w, window, coefficients, columns, values
 ):
@@ -40,10 +52,10 @@ def to_points_loop(  # type: ignore[no-untyped-def]
     _, height, width, channels = x.shape
     n, tiles, groups = len(coefficients), values.shape[1], len(offsets_h) * len(offsets_w)
     source, target = x.reshape(-1), values.reshape(-1)
-    top, left = offsets_h.min(), offsets_w.min()
+    (top, bottom), (left, right) = _ends(offsets_h), _ends(offsets_w)
     step = stride * 4
-    places = tiles_w + (stride * (window - 1) + offsets_w.max() - left) // step
-    rows = stride * (window - 1) + offsets_h.max() - top + 1
+    places = tiles_w + (stride * (window - 1) + right - left) // step
+    rows = stride * (window - 1) + bottom - top + 1
     line = step * places * channels
     padded, lines = np.empty(rows * line, x.dtype), np.empty(n * line, x.dtype)
     length = tiles_w * channels
@@ -66,7 +78,7 @@ def to_points_loop(  # type: ignore[no-untyped-def]
         for group_h in range(len(offsets_h)):
             for k in range(window):
                 at[k] = (stride * k + offsets_h[group_h] - top) * line
-            _combine(coefficients, columns, padded, at, lines, 0, line, line)
+            _combine(coefficients, columns, padded, at, lines, np.int64(0), line, line)
             for group_w in range(len(offsets_w)):
                 group = group_h * len(offsets_w) + group_w
                 for a in range(n):
@@ -77,7 +89,7 @@ def to_points_loop(  # type: ignore[no-untyped-def]
                     if groups == 1:
                         _combine(coefficients, columns, lines, at, target, to, tiles * channels, length)
                     else:
-                        _combine(coefficients, columns, lines, at, run, 0, length, length)
+                        _combine(coefficients, columns, lines, at, run, np.int64(0), length, length)
                         for b in range(n):
                             for j in range(tiles_w):
                                 put = np.uintp(to + (b * tiles + j) * groups * channels)
@@ -88,15 +100,18 @@ def to_points_loop(  # type: ignore[no-untyped-def]
 
 @jit
 def from_points_loop(  # type: ignore[no-untyped-def]
-    start, stop, first, values, y, channel, tiles_h, tiles_w, stride, offsets_h, offsets_w, coefficients, columns, bias
-):
-    """The outputs of tile rows start ... stop - 1, from values (points^2, tiles, groups, C).
+    start, stop, first, values, y, channel, tiles_h, tiles_w, stride, offsets_h, offsets_w, coefficients, columns,
+    bias, slope, least,
+):  # fmt: skip
+    """leaky(the outputs + bias) of tile rows start ... stop - 1, from values (points^2, tiles, groups, C).
+
+    bias, slope, least: see `conv2d_im2col.epilogue`.
 
     Output (i, j) of group (a, b) goes to y[n, stride i + offsets_h[a], stride j + offsets_w[b], channel ...].
     """
     _, height, width, all_channels = y.shape
     _, tiles, groups, channels = values.shape
-    n = columns.max() + 1
+    n = _ends(columns.reshape(-1))[1] + 1
     source, target = values.reshape(-1), y.reshape(-1)
     line = tiles_w * groups * channels
     lines, outputs = np.empty(4 * n * line, y.dtype), np.empty(4 * 4 * line, y.dtype)
@@ -125,7 +140,9 @@ def from_points_loop(  # type: ignore[no-untyped-def]
                                 begin = np.uintp((a * 4 + b) * line + (j * groups + group) * channels)
                                 to = np.uintp(((image * height + row) * width + column) * all_channels + channel)
                                 for c in range(np.uintp(channels)):
-                                    target[to + c] = outputs[begin + c] + bias[channel + c]
+                                    value = outputs[begin + c] + bias[channel + c]
+                                    below = slope * (least if value < least else value)
+                                    target[to + c] = value if value > 0 else below
 
 
 @jit
@@ -135,7 +152,7 @@ def filters_loop(start, stop, size, taps, taps_h, taps_w, coefficients, columns,
     taps: (R S + 1, size), the last of zeros, for a tap that a group has not. values: (points^2, groups, size).
     """
     width, n, groups = taps_h.shape[1], len(coefficients), len(taps_h) * len(taps_w)
-    across = taps_w.max() + 1
+    across = _ends(taps_w.reshape(-1))[1] + 1
     source, target = taps.reshape(-1), values.reshape(-1)
     length = 256  # so many filters at a time, for the cache
     lines, at = np.empty(n * width * length, taps.dtype), np.empty(width, np.int64)
@@ -164,7 +181,7 @@ def taps_loop(start, stop, values, taps_h, taps_w, coefficients, columns, first,
     """
     _, count, groups, channels = values.shape
     _, r, s, _ = gw.shape
-    width, n = len(coefficients), columns.max() + 1
+    width, n = len(coefficients), _ends(columns.reshape(-1))[1] + 1
     source, target = values.reshape(-1), gw.reshape(-1)
     line = groups * channels
     lines, taps = np.empty(width * n * line, gw.dtype), np.empty(width * width * line, gw.dtype)

@@ -414,10 +414,10 @@ def test_results_do_not_depend_on_the_number_of_threads(dtype: str, monkeypatch:
     expected = everything(dtype)
     for threads in ("2", "3", "7"):
         monkeypatch.setenv("MINIGAN_NUM_THREADS", threads)
-        cpu._team.cache_clear()
+        cpu._team_of.cache_clear()
         for a, b in zip(everything(dtype), expected, strict=True):
             assert_same(a, b)
-    cpu._team.cache_clear()
+    cpu._team_of.cache_clear()
 
 
 def test_every_index_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,9 +17,9 @@ from minigan import cpu
 @pytest.fixture(autouse=True)
 def three_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("MINIGAN_NUM_THREADS", "3")
-    cpu._team.cache_clear()
+    cpu._team_of.cache_clear()
     yield
-    cpu._team.cache_clear()
+    cpu._team_of.cache_clear()
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 7, 1001])
@@ -84,6 +85,110 @@ def test_a_forked_child_makes_threads_of_its_own() -> None:
     with open(reading, "rb") as answer:
         assert answer.read() == bytes([6])
     assert os.waitpid(child, 0)[1] == 0
+
+
+# ---- waiting --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def enough_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "processors", lambda: 3)
+
+
+def spin(flags: np.ndarray, target: int, rounds: int, head_start: int = 0) -> float:
+    """Seconds of processor time that it takes; without Python's lock."""
+    own, marks = cpu._own_line(), np.zeros(3, np.int64)
+    cpu._spin_loop(flags, target, 0, 0, marks, 1, own)  # compiles it
+    assert marks.tolist() == [0, 1, 0]
+    start = time.thread_time()
+    cpu._spin_loop(flags, target, rounds, head_start, marks, 2, own)
+    assert marks.tolist() == [0, 1, 1]
+    return time.thread_time() - start
+
+
+def test_waiting_ends_when_another_thread_says_so() -> None:
+    """It reads the flags anew in each round, and Python goes on meanwhile: else it would last for minutes."""
+    flags = np.zeros(2, np.int64)
+
+    def set_them() -> None:
+        for i in range(2):
+            time.sleep(0.02)
+            flags[i] = 1
+
+    threading.Thread(target=set_them).start()
+    spin(flags, 2, 1 << 34)
+    assert flags.tolist() == [1, 1]
+
+
+def test_waiting_is_bounded() -> None:
+    """No more rounds than were asked for; the head start comes after what was waited for, and not without it."""
+    never, found = np.zeros(1, np.int64), np.ones(1, np.int64)
+    long = spin(never, 1, 2_000_000)
+    assert long > 20 * spin(never, 1, 20_000, 2_000_000)
+    assert long > 20 * spin(found, 1, 2_000_000, 20_000)
+    assert long < 10 * spin(found, 1, 20_000, 2_000_000)
+
+
+def test_threads_sleep_when_there_is_nothing_to_do(enough_processors: None) -> None:
+    cpu.parallel_each(lambda item: time.sleep(0.001), range(6))
+    assert cpu._team().rounds == cpu.ROUNDS
+    time.sleep(0.1)
+    start = time.process_time()
+    time.sleep(0.3)
+    assert time.process_time() - start < 0.03
+
+
+def test_more_threads_than_processors_do_not_spin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would keep each other from what they wait for."""
+    monkeypatch.setattr(cpu, "processors", lambda: 2)
+    monkeypatch.setattr(cpu, "_spin_loop", lambda *arguments: pytest.fail("it does"))
+    for _ in range(3):
+        cpu.parallel_each(lambda item: time.sleep(0.001), range(6))
+
+
+def test_nobody_spins_for_a_while_where_others_need_the_processors(
+    enough_processors: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Waiting that lasts longer than its rounds do says so."""
+    callers = []
+
+    def spin_loop(*arguments: object) -> None:
+        callers.append(threading.current_thread())
+        time.sleep(2 * cpu.CROWDED)
+
+    monkeypatch.setattr(cpu, "_spin_loop", spin_loop)
+    monkeypatch.setattr(cpu, "CROWDED_FOR", 0.2)
+    cpu.parallel_each(lambda item: time.sleep(0.001), range(6))
+    assert threading.current_thread() in callers
+    time.sleep(4 * cpu.CROWDED)  # all that were spinning have noticed
+    before = len(callers)
+    start = time.perf_counter()
+    while time.perf_counter() < start + cpu.CROWDED_FOR / 4:
+        cpu.parallel_each(lambda item: time.sleep(0.001), range(6))
+    assert len(callers) == before
+    time.sleep(cpu.CROWDED_FOR)
+    cpu.parallel_each(lambda item: time.sleep(0.001), range(6))
+    assert len(callers) > before
+
+
+def test_all_is_done_once_whoever_spins_or_sleeps(enough_processors: None) -> None:
+    """Two threads that share out work at once, with pauses shorter and longer than the others spin."""
+    counts = np.zeros((2, 3), np.int64)
+
+    def work(caller: int) -> None:
+        for i in range(300):
+            cpu.parallel_each(partial(add_one, caller), range(3))
+            time.sleep(0.002 * (i % 50 == 0))
+
+    def add_one(caller: int, item: int) -> None:
+        counts[caller, item] += 1
+
+    callers = [threading.Thread(target=work, args=(caller,)) for caller in range(2)]
+    for thread in callers:
+        thread.start()
+    for thread in callers:
+        thread.join()
+    assert (counts == 300).all()
 
 
 # ---- compiled kernels that call others -----------------------------------------------------------------------------

@@ -144,12 +144,12 @@ def test_results_do_not_depend_on_the_number_of_threads(name: str, monkeypatch: 
     try:
         for count in (1, 2, 3, 5):
             monkeypatch.setenv("MINIGAN_NUM_THREADS", str(count))
-            cpu._team.cache_clear()
+            cpu._team_of.cache_clear()
             actual = results()
             expected = expected or actual
             assert all(np.isfinite(a).all() for a in actual)
             for a, b in zip(actual, expected, strict=True):
                 assert_same(a, b)
     finally:
-        cpu._team.cache_clear()
+        cpu._team_of.cache_clear()
     assert (name in CUT) == (max(shares, default=1) >= 5)

@@ -67,10 +67,10 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
     def use(count: int) -> None:
         monkeypatch.setenv("MINIGAN_NUM_THREADS", str(count))
-        cpu._team.cache_clear()
+        cpu._team_of.cache_clear()
 
     yield use
-    cpu._team.cache_clear()
+    cpu._team_of.cache_clear()
 
 
 # ---- the matrices --------------------------------------------------------------------------------------------------
@@ -157,7 +157,7 @@ WAYS: dict[str, dict[str, int]] = {
     "parts of the weight gradient": {"WIDE_CHANNELS": 7, "PART_BYTES": 0},
     "parts of its input": {"INPUT_BYTES": 0},
     "parts of both, all cut for the threads": {
-        "INPUT_BYTES": 0, "WIDE_CHANNELS": 7, "ELEMENTS_PER_THREAD": 1, **SMALL_PARTS
+        "INPUT_BYTES": 0, "WIDE_CHANNELS": 7, "VALUES_PER_THREAD": 1, **SMALL_PARTS
     },
 }  # fmt: skip
 
@@ -229,13 +229,15 @@ def test_primitives(r: int, stride: int, way: str, monkeypatch: pytest.MonkeyPat
 
 
 def test_rows_of_tiles_are_cut_without_a_rest() -> None:
-    """Of 3 images of 17 x 9: 5 x 3 tiles each, 15 rows of them."""
+    """Of 3 images of 17 x 9: 5 x 3 tiles each, 15 rows of them. In one part, or in an even number of like ones."""
     tiles = conv2d_winograd._Tiles(3, 17, 9)
     assert (tiles.h, tiles.w, len(tiles)) == (5, 3, 45)
-    for count, rows in ((0, 1), (3, 1), (8, 2), (12, 4), (21, 7), (45, 15), (1000, 15)):
+    for count, expected in ((0, 15), (3, 15), (8, 8), (12, 4), (21, 4), (30, 2), (44, 2), (45, 1), (1000, 1)):
         parts = tiles.cut(count)
         assert [i for part in parts for i in part] == list(range(15))
-        assert len(parts[0]) == rows
+        assert len(parts) == expected
+        assert {len(part) for part in parts} <= {15 // expected, -(-15 // expected)}
+    assert not conv2d_winograd._Tiles(0, 17, 9).cut(8)
 
 
 def test_without_biases() -> None:
@@ -244,6 +246,20 @@ def test_without_biases() -> None:
     zero = references(g, a | {"bk": np.zeros(g.k), "bc": np.zeros(g.c)})
     assert_close(conv2d_winograd.forward(a["x"], a["w"], g), zero[0], rounding("float64"))
     assert_close(conv2d_winograd.input_grad(a["gy"], a["w"], g), zero[1], rounding("float64"))
+
+
+@pytest.mark.parametrize("leaf", [conv2d_im2col, conv2d_winograd])
+@pytest.mark.parametrize("slope", [0.0, 0.3])
+def test_leaky_relu_at_infinity(leaf: Any, slope: float) -> None:
+    """A slope of 0 gives 0 for -infinity too, another -infinity; a NaN stays one. For three channels and for many."""
+    for c in (3, 9):
+        g = geometry.convolution("test", (1, 6, 6, c), (4, 2, 2, c), 1, "same")
+        a = draw(g)
+        for bias, expected in ((-np.inf, 0 if slope == 0 else -np.inf), (np.inf, np.inf)):
+            assert (leaf.forward(a["x"], a["w"], g, np.full(g.k, bias), slope) == expected).all()
+            assert (leaf.input_grad(a["gy"], a["w"], g, np.full(g.c, bias), slope) == expected).all()
+        assert np.isnan(leaf.forward(a["x"], a["w"], g, np.full(g.k, np.nan), slope)).all()
+        assert np.isnan(leaf.input_grad(a["gy"], a["w"], g, np.full(g.c, np.nan), slope)).all()
 
 
 def test_the_geometries_lead_to_all_kinds_of_windows() -> None:
@@ -279,7 +295,7 @@ def test_larger_strides() -> None:
 SUITING = {
     "blocks, stride 1": geometry.convolution("test", (4, 33, 31, 40), (48, 3, 3, 40), 1, "same"),
     "blocks, stride 2": geometry.convolution("test", (5, 63, 62, 40), (48, 5, 5, 40), 2, "same"),
-    "parts, stride 1": geometry.convolution("test", (9, 14, 15, 64), (100, 5, 5, 64), 1, "same"),
+    "parts, stride 1": geometry.convolution("test", (7, 14, 15, 64), (100, 5, 5, 64), 1, "same"),
     "parts, stride 2": geometry.convolution("test", (5, 31, 29, 64), (90, 4, 4, 64), 2, "same"),
 }
 EACH_SUITING = pytest.mark.parametrize("name", SUITING)
