@@ -4,8 +4,9 @@
     python benchmarks/gpu_session.py --dry-run        # the same parts without a GPU, nothing about speed
 
 All kernels compiled, the tests that need a GPU, the kernels in brief, training steps in TF32 and in bf16 (by Python and
-as a graph), compute-sanitizer, and ncu on the two kernels that come off worst. A part that fails, takes too long, or
-whose tool is not there, is noted, and the next one runs; the end says which, and the exit status is then 1.
+as a graph), the same with MINIGAN_AUTOTUNE=1, compute-sanitizer, and ncu on the two kernels that come off worst. A part
+that fails, takes too long, or whose tool is not there, is noted, and the next one runs; the end says which, and the
+exit status is then 1.
 
 minigan need not be installed. Where it is not, a folder with links makes what setup.cfg maps: the package `minigan`, in
 which `kernels` is the folder kernels/ of the repository; PYTHONPATH names it. By hand:
@@ -59,7 +60,7 @@ def parts(folder: Path, dry_run: bool) -> list[Part]:
     """All but ncu, whose kernels follow from what was measured."""
     bench, quiet = [sys.executable, "benchmarks/kernels.py"], ["-q", "-p", "no:cacheprovider"]
     pytest = [*PYTHON, "-m", "pytest", *quiet]
-    steps = [sys.executable, "benchmarks/steps.py"]
+    steps, tuned = [sys.executable, "benchmarks/steps.py"], ["env", "MINIGAN_AUTOTUNE=1"]
     json_out = ["--json", str(folder / "kernels.json")]
     if dry_run:
         brief = [*steps, "--quick", "--device", "cpu", "--systems", "anime", "--variants", "eager", "--batch-size", "2"]
@@ -68,6 +69,8 @@ def parts(folder: Path, dry_run: bool) -> list[Part]:
             Part("kernels", [*bench, "--device", "emulated", "--layer", "anime D4", *json_out], 120),
             Part("steps-tf32", [*brief, "--out", str(folder / "steps-tf32.json")], 120),
             Part("steps-bf16", [*brief, "--out", str(folder / "steps-bf16.json")], 120),
+            Part("tuned-tf32", [*tuned, *brief, "--out", str(folder / "tuned-tf32.json")], 120),
+            Part("tuned-bf16", [*tuned, *brief, "--out", str(folder / "tuned-bf16.json")], 120),
             Part("sanitizer", ["compute-sanitizer", *pytest, "tests/kernels/test_batch.py"], 60),
         ]
     # One of float32, then of TF32 and of bf16 that of sm_80 and that of sm_90a.
@@ -79,11 +82,14 @@ def parts(folder: Path, dry_run: bool) -> list[Part]:
     return [
         Part("compile", [*PYTHON, "-c", COMPILE], 90),
         # What matters most first, in case that the time does not suffice.
-        Part("tests", [*pytest, "-m", "cuda", "tests/kernels", "tests/training", "tests/engine"], 130),
-        Part("kernels", [*bench, "--device", "cuda", "--quick", *rungs, *json_out], 110),
-        Part("steps-tf32", [*step, "--precision", "tf32", "--out", str(folder / "steps-tf32.json")], 80),
-        Part("steps-bf16", [*step, "--precision", "bf16", "--out", str(folder / "steps-bf16.json")], 80),
-        Part("sanitizer", ["compute-sanitizer", "--error-exitcode", "1", *checked], 50),
+        Part("tests", [*pytest, "-m", "cuda", "tests/kernels", "tests/training", "tests/engine"], 110),
+        Part("kernels", [*bench, "--device", "cuda", "--quick", *rungs, *json_out], 95),
+        Part("steps-tf32", [*step, "--precision", "tf32", "--out", str(folder / "steps-tf32.json")], 65),
+        Part("steps-bf16", [*step, "--precision", "bf16", "--out", str(folder / "steps-bf16.json")], 65),
+        # The same by the fastest rungs that are right: do those of sm_90a pay in whole steps?
+        Part("tuned-tf32", [*tuned, *step, "--precision", "tf32", "--out", str(folder / "tuned-tf32.json")], 50),
+        Part("tuned-bf16", [*tuned, *step, "--precision", "bf16", "--out", str(folder / "tuned-bf16.json")], 50),
+        Part("sanitizer", ["compute-sanitizer", "--error-exitcode", "1", *checked], 45),
     ]
 
 

@@ -7,12 +7,13 @@ from minigan.commands import data, doctor, export, generate, interpolate, report
 from minigan.data import DataError
 from minigan.kernels import EmulatorError
 from minigan.serialization import CheckpointError
-from minigan.training.command_line import OneLineParser, fail
+from minigan.training.command_line import OneLineParser, fail, quiet_pipes
 from minigan.training.errors import UserError
 
 COMMANDS = (doctor, data, generate, interpolate, export, report)
 
 
+@quiet_pipes()
 def main(arguments: list[str] | None = None) -> None:
     parser = OneLineParser(prog="python -m minigan", description=__doc__)
     parser.set_defaults(run=doctor.run)

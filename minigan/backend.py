@@ -114,9 +114,9 @@ def set_matmul_precision(precision: str) -> None:
 
     "float32"; or by tensor cores, for which the two operands of each product are rounded: "tf32" to 11 significant
     bits (the default on cards that have it, sm_80 and later, as with PyTorch's convolutions), "bf16" to 8, "fp16" to
-    11 within 6e-8 to 65504 (train with `Adam.backward`, which scales the loss so that gradients stay in there). Sums,
-    and all that is between the convolutions, are float32, as are weights, statistics and dense layers. The CPU always
-    computes in float32.
+    11 within 6e-8 to 65504 (train with `Adam.backward`, which scales the loss so that gradients stay in there). In the
+    latter two the layers of a `Sequential` leave results, and their gradients, in 16 bits where convolutions or batch
+    norms read them. Sums are float32, as are weights, statistics and dense layers. The CPU always computes in float32.
     """
     global _precision
     if precision not in PRECISIONS:

@@ -133,10 +133,9 @@ class Sequential(Module):
             if type(module) not in fusing:
                 x = module(x)
                 continue
-            settings: dict[str, Any] = {}
-            if modules and type(modules[0]) in (LeakyReLU, ReLU):  # one op: what lies between is not written nor kept
-                settings["slope"] = getattr(modules.pop(0), "slope", 0.0)
-            following = modules[0] if modules else None
+            # With LeakyReLU it is one op: what lies between is neither written nor kept.
+            slope = getattr(modules.pop(0), "slope", 0.0) if modules and type(modules[0]) in (LeakyReLU, ReLU) else 1.0
+            settings, following = {"slope": slope}, modules[0] if modules else None
             if type(module) is not Linear:  # between two of these 16 bits will do, where convolutions multiply such
                 settings["half"] = type(following) in fusing[:3]
             if type(module) is BatchNorm2d:

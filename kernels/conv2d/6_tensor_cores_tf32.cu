@@ -6,6 +6,7 @@
 // Thread -> output: a tile of BM x BN by 2 x 2 warps, each of which makes a quarter, 64 x 64 or 32 x 32 outputs, in blocks
 //   of 16 x 8. The larger the quarter, the fewer reads of shared memory for a product. Which lane holds which element of
 //   a block is mma.sync's rule (ptx.cuh): with g = lane / 4 and q = lane % 4, rows g and g + 8, columns 2 q and 2 q + 1.
+//   fragments.cuh writes them; the kernels of passes_with_moments.cuh also leave, for batch norm, what that has to know.
 // Shared memory (dynamic): as in rung 5; with BK = 16 and 3 stages 30720 bytes at most for 64 x 64, with 4 stages 81920
 //   for 128 x 128. What lies along the depth is read by ldmatrix, which takes an 8 x 4 block of floats for an 8 x 8 one
 //   of 16 bits; what lies along the lines, four lines at once (own_line). The padding of the rows (tile.cuh, Layout)

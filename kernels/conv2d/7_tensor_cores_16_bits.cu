@@ -5,15 +5,15 @@
 //   from 6e-8 to 65504 only); the sums are float, the products exact. round_operands first rounds the operands, to
 //   nearest even: as it writes them anew anyway, it pads the channels to a multiple of 8 (of 4 where there are no more
 //   than 4) with zeros, so that all copies are of 16 or 8 bytes, also those of an image's three colours. What an
-//   earlier pass has rounded already, it leaves alone (Rounded in minigan/ops/conv2d_launch.py).
-// Thread -> output: as in rung 6, a tile of BM x BN by 2 x 2 warps, each of which makes a quarter.
+//   earlier pass has rounded already, it leaves alone (Rounded in minigan/ops/rounded.py), and what the layer before has
+//   written in 16 bits. Outputs are written so, too, where the next layer reads them (output.cuh).
+// Thread -> output: as in rung 6, a tile of BM x BN by 2 x 2 warps, each of which makes a quarter; and moments as there.
 // Shared memory (dynamic): STAGES slots of a tile of A and one of B, each L (BK + 8) or BK (L + 8) numbers of 2 bytes
 //   for L lines; with BK = 32 and 3 stages 30720 bytes at most for 64 x 64, with 4 stages 81920 for 128 x 128. All
 //   fragments come by ldmatrix, four 8 x 8 blocks at once: those along the lines by its transposing form. The padding
 //   of the rows (tile.cuh, Layout) puts the 8 rows of a block into 32 different banks.
 // Input gradient: parity class blockIdx.z. Weight gradient: slice blockIdx.z. As in rung 3.
-// Next: operands that are rounded where they are made, by batch norm and by Adam. On sm_90a, products that read shared
-//   memory by themselves: 9_wgmma.cu.
+// Next: weights that Adam rounds. On sm_90a, products that read shared memory by themselves: 9_wgmma.cu.
 //
 // variants: [{"HALF": ["bf16", "fp16"], "BM": 64, "BN": 64, "BK": 32, "STAGES": 3, "VECTOR_A": [8, 4], "VECTOR_B": [8, 4]},
 //            {"HALF": ["bf16", "fp16"], "BM": 128, "BN": 128, "BK": 32, "STAGES": 4, "VECTOR_A": 8, "VECTOR_B": 8}]

@@ -16,7 +16,7 @@
 //   are sent into the slot of t - 2. So products are waited for one tile later, and tensor cores never for a barrier.
 // Bounds: those of rung 11, 50, 80 and 100 % of the peak for the three tiles, by the bytes through shared memory.
 // Input gradient: parity class blockIdx.z. Weight gradient: slice blockIdx.z. As in rung 3.
-// Next: a warp of its own that gathers; patches by the TMA unit's im2col mode; operands that are kept in 16 bits.
+// Next: a warp of its own that gathers; patches by the TMA unit's im2col mode.
 //
 // variants: [{"HALF": ["bf16", "fp16"], "BM": 64, "BN": 64, "BK": 64, "STAGES": 4, "VECTOR_A": [8, 4], "VECTOR_B": [8, 4]},
 //            {"HALF": ["bf16", "fp16"], "BM": 128, "BN": [256, 128], "BK": 64, "STAGES": 4, "VECTOR_A": 8, "VECTOR_B": 8}]

@@ -22,17 +22,17 @@ struct Observed : Pass {
   int first_part;
 };
 
+template <class Pass>
+constexpr bool OBSERVED = false;
+template <class Pass>
+constexpr bool OBSERVED<Observed<Pass>> = true;
+
 // The sum over the 8 lanes that have rows of the same column.
 __device__ __forceinline__ float column_sum(float value) {
 #pragma unroll
   for (int lanes = 4; lanes < 32; lanes *= 2) value += __shfl_xor_sync(FULL_WARP, value, lanes);
   return value;
 }
-
-// Of other passes: nothing.
-template <class Pass, class Rows, class Columns>
-__device__ __forceinline__ void leave_moments(const Pass&, const float (&)[TILES_M][TILES_N][4], int, int, Rows,
-                                              Columns) {}
 
 // Of what was written, that is, values as they are in memory; else as write_fragments.
 template <class Pass, class Rows, class Columns>
@@ -92,16 +92,16 @@ __device__ __forceinline__ void write_fragments(const Pass& pass, float (&sums)[
 #pragma unroll
       for (int j = 0; j < TILES_N; j++) {
         int columns[2];
-        float values[2];
+        float values[2] = {};
 #pragma unroll
         for (int e = 0; e < 2; e++) {
           columns[e] = first_column + column_of(j, lane % 4 * 2 + e);
-          float& sum = sums[i][j][half * 2 + e];
-          if (columns[e] < pass.columns) sum = stored(y, pass.finish(sum, bias, columns[e]));
-          values[e] = sum;
+          if (columns[e] >= pass.columns) continue;
+          values[e] = pass.finish(sums[i][j][half * 2 + e], bias, columns[e]);
+          if constexpr (OBSERVED<Pass>) sums[i][j][half * 2 + e] = stored(y, values[e]);
         }
         write_two(y, begin, columns[0], columns[1], pass.columns, values);
       }
     }
-  leave_moments(pass, sums, first_row, first_column, row_of, column_of);
+  if constexpr (OBSERVED<Pass>) leave_moments(pass, sums, first_row, first_column, row_of, column_of);
 }

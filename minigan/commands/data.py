@@ -100,7 +100,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def _cut_all(source: Path, marks: dict[str, Marks | str], folder: Path, smallest: int, outcome: Outcome) -> None:
-    from tqdm import tqdm
+    from minigan.progress import tqdm
 
     pictures = open_source(source)
     taken: set[str] = set()

@@ -125,7 +125,7 @@ def _decode_all(
     progress: bool,
 ) -> Listing:
     """Read `source` here, decode it in `threads` threads, and `add` the images in the order of the source."""
-    from tqdm import tqdm
+    from minigan.progress import tqdm
 
     listing = Listing(names=[], skipped=[])
     pending: deque[tuple[str, Future[Pixels]]] = deque()

@@ -246,8 +246,7 @@ class _TarFile:
 
     def read(self, size: int) -> bytes:
         if not 0 <= size <= self.left:
-            bound = f"with those before it more than {MAX_TAR_HEADER:,} for one file"
-            raise DataError(f"{self._path} is broken: a header in it claims {size:,} bytes, {bound}.")
+            raise DataError(f"{self._path} is broken: headers of one file claim more than {MAX_TAR_HEADER:,} bytes.")
         self.left -= size
         self.last = self._file.read(size)
         return self.last

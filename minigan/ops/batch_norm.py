@@ -15,7 +15,7 @@ from minigan.ops.leaky_relu import leaky_relu
 from minigan.ops.mean_over_ranks import mean_over_ranks
 from minigan.ops.moments import Known, Moments
 from minigan.ops.reduce import mean
-from minigan.tensor import Fused, Tensor
+from minigan.tensor import Fused, Tensor, is_grad_enabled, tensor
 
 Samples = Iterator[tuple[tuple[np.ndarray, ...], dict[str, Any]]]
 
@@ -141,15 +141,17 @@ def batch_norm(
     if not training:
         if running_mean is None or running_var is None:
             raise ValueError("batch_norm: expected running_mean and running_var where training=False, got None")
-        return BatchNorm(epsilon, slope, half=half)(x, gamma, beta, running_mean.detach(), running_var.detach())
+        given = [running_mean.detach(), running_var.detach()]
+        if is_grad_enabled():  # a later pass in training changes them, and backward still needs these
+            given = [tensor(t, device=t.device) for t in given]
+        return BatchNorm(epsilon, slope, half=half)(x, gamma, beta, *given)
     if groups < 1 or len(x) % groups:
         raise ValueError(f"batch_norm: expected as many images in each of {groups} groups, got an input of {x.shape}")
     if round(x.size // max(1, c[0] * groups) / (world().weight if synchronised else 1)) < 2:
         raise ValueError(f"batch_norm: expected at least 2 values for each channel in training, got {x.shape}")
-    running = [None if t is None else t.data for t in (running_mean, running_var)]
-    known = None if moments is None else moments.take(x, groups)
-    settings = epsilon, slope, synchronised, groups, (running[0], running[1], momentum), half, known
-    y = BatchNorm(*settings)(x, gamma, beta)
+    before = [None if t is None else t.data for t in (running_mean, running_var)]
+    running, known = (before[0], before[1], momentum), None if moments is None else moments.take(x, groups)
+    y = BatchNorm(epsilon, slope, synchronised, groups, running, half, known)(x, gamma, beta)
     for t in (running_mean, running_var):
         if t is not None:
             t.mark_changed()

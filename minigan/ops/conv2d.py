@@ -7,7 +7,7 @@ is `input_grad` under another name (Dumoulin and Visin, "A guide to convolution 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -62,9 +62,7 @@ class _Layer(Op, abstract=True):
     saved_inputs = (0, 1)
     keeps_output = True
     takes_half = (0,)
-
-    def compute(self, *args: Any) -> Array:
-        raise NotImplementedError(f"{type(self).__name__} defines no compute")
+    compute: ClassVar[Any]  # the leaf
 
     def forward(self, x: Array, w: Array, *bias: Array) -> Array:
         settings = self.geometry, bias[0] if bias else None, self.slope, self.copies, self.half, self.moments

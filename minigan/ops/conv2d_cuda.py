@@ -19,6 +19,7 @@ from minigan.ops.conv2d_ladder import (
     THREE_COLUMNS,
     Tile,
     candidates,
+    channels,
     choose_slices,
     choose_tile,
     counters_of,
@@ -264,7 +265,7 @@ def _weight_grad(
         else:
             inner = padded(g) if RUNGS[rung].half else g
             rows, columns = RUNGS[rung].weight_grad_sizes(inner)
-            operands = ((x, g.c), (gy, g.k)) if RUNGS[rung].transposed else ((gy, g.k), (x, g.c))
+            operands = RUNGS[rung].operands("weight_grad", (x, g.c), (gy, g.k))
             chosen, vectors = choose_tile(rung, rows, columns, widths(run, *operands), tile, depth)
             grid, shared = tiles_of(rows, columns, chosen), shared_bytes(chosen, False, False)
             gy_tiles = -(-depth // chosen.bk), 1, grid[1 if RUNGS[rung].transposed else 0]
@@ -343,24 +344,27 @@ def _way(
     arrays: Any,
     half: bool = False,
 ) -> Choice:
-    """The fastest of a pass's candidates, which are timed with all that they round and widen."""
+    """The fastest of a pass's candidates, which are judged, and timed with all that they round and widen."""
     precision = matmul_precision(device) if precision is None else precision
     first, second = contiguous(device, *arrays[:2])
-    a, b = {"forward": (g.c, g.c), "input_grad": (g.k, g.c), "weight_grad": (g.k, g.c)}[what]
-    swapped = what == "weight_grad"  # its operand A is gy, its second argument
-    widths = vector(second if swapped else first, a), vector(first if swapped else second, b)
+    a, b = channels(what, g)
+    widths = vector(first, a), vector(second, b)
     ways = list(candidates(what, g, architecture(device), precision, widths))
 
-    def compute(way: Choice) -> Array:
-        more: dict[str, Any] = {"half": True} if half else {}
-        more |= {} if way.slices is None else {"slices": way.slices}
-        return run(device, first, second, g, *arrays[2:], precision=precision, rung=way.rung, tile=way.tile, **more)
+    given = first, second, *arrays[2:]
+
+    def compute(way: Choice, arrays: Any) -> Array:
+        first, second, *rest = arrays
+        more: dict[str, Any] = {} if way.slices is None else {"slices": way.slices}
+        if half and arrays is given:  # judged are they in float32
+            more["half"] = True
+        return run(device, first, second, g, *rest, precision=precision, rung=way.rung, tile=way.tile, **more)
 
     sizes = " ".join(f"{name}{size}" for name, size in asdict(g).items())
     problem = f"{what} {precision} {sizes} vectors {widths[0]} {widths[1]}"
     if any(halves := (is_half(first), is_half(second), half)):
         problem += " 16 bits " + " ".join(str(int(one)) for one in halves)
-    return conv2d_tune.choose(device, problem, ways, compute)
+    return conv2d_tune.choose(device, problem, ways, compute, given)
 
 
 def _tunes(device: str, first: Array, g: Geometry, rung: int | None, tile: int | None) -> bool:

@@ -5,7 +5,7 @@ Decisions only, by sizes: conv2d_cuda.py launches.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from minigan.half import HALF_DTYPES
 from minigan.ops.conv2d_tune import Choice
 from minigan.ops.geometry import Geometry
 from minigan.ops.moments import Parts
+
+T = TypeVar("T")
 
 # The kernels count with int. This much is left for the last tile, which may reach beyond the end.
 LARGEST = 2**31 - 1 - 4096
@@ -78,11 +80,9 @@ class Rung:
         filters, taps = g.k, g.r * g.s * g.c
         return (taps, filters) if self.transposed else (filters, taps)
 
-    def channels(self, what: str, g: Geometry) -> tuple[int, int]:
-        """The channels of a pass's operands A and B, along which they are loaded."""
-        if what == "weight_grad":
-            return (g.c, g.k) if self.transposed else (g.k, g.c)
-        return {"forward": (g.c, g.c), "input_grad": (g.k, g.c)}[what]
+    def operands(self, what: str, first: T, second: T) -> tuple[T, T]:
+        """What belongs to a pass's two arrays, in the order of its operands A and B."""
+        return (second, first) if what == "weight_grad" and not self.transposed else (first, second)
 
 
 def _register_tile(bm: int, bn: int, bk: int, tm: int, tn: int, *vectors: tuple[int, int]) -> Tile:
@@ -309,10 +309,15 @@ def tiles_of(rows: int, columns: int, tile: Tile) -> tuple[int, int]:
     return -(-rows // tile.bm), -(-columns // tile.bn)
 
 
+def channels(what: str, g: Geometry) -> tuple[int, int]:
+    """Of a pass's two arrays; they are loaded along them."""
+    return {"forward": (g.c, g.c), "input_grad": (g.k, g.c), "weight_grad": (g.c, g.k)}[what]
+
+
 def candidates(what: str, g: Geometry, arch: int, precision: str, widths: tuple[int, int]) -> Iterator[Choice]:
     """The ways to compute a pass in float32 arrays that round its factors as `precision` does, or not at all.
 
-    The default is the first. widths: how many floats at once may be loaded from the two operands.
+    The default is the first. widths: how many floats at once may be loaded from the pass's two arrays.
     """
     default = choose_rung(g, "float32", arch, precision)
     yield Choice(THREE_COLUMNS if suits_three_columns(what, g) else default)
@@ -320,11 +325,10 @@ def candidates(what: str, g: Geometry, arch: int, precision: str, widths: tuple[
         if rung < 4 or not spec.supports(arch) or spec.precision not in ("float32", precision):
             continue
         inner = padded(g) if spec.half else g
-        allowed = tuple(4 if c <= 4 else 8 for c in spec.channels(what, g)) if spec.half else widths
-        if spec.transposed and what == "weight_grad":
-            allowed = allowed[::-1]
+        first, second = (4 if c <= 4 else 8 for c in channels(what, g)) if spec.half else widths
+        allowed = spec.operands(what, first, second)
         for number, tile in enumerate(spec.tiles):
-            if widest(tile, (allowed[0], allowed[1])) is None:
+            if widest(tile, allowed) is None:
                 continue
             if what != "weight_grad":
                 yield Choice(rung, number)

@@ -4,8 +4,10 @@ import argparse
 import dataclasses
 import json
 import os
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, NoReturn, TypeVar
@@ -56,6 +58,26 @@ class Options(Generic[S]):
     quiet: bool
 
 
+@contextmanager
+def quiet_pipes() -> Iterator[None]:
+    """Inside, and as a decorator: ends the program without a word when whoever reads what it says has gone, as `head`.
+
+    The exit code is what a shell sees of other programs, which SIGPIPE ends. Here the signal stays ignored, or it would
+    end a program for a connection that breaks as well. Of many ranks none may go by itself: there it is an error.
+    """
+    try:
+        try:
+            yield
+        finally:
+            print(end="", flush=True)
+    except BrokenPipeError:
+        if world().comm is not None:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still writes at its end
+        raise SystemExit(128 + signal.SIGPIPE) from None
+
+
+@quiet_pipes()
 def command_line(
     system: str, description: str, presets: Mapping[str, S], arguments: Sequence[str] | None = None
 ) -> Options[S]:

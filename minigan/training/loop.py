@@ -18,7 +18,7 @@ from minigan.serialization import CheckpointError
 from minigan.tensor import Tensor
 from minigan.training.averaging import average_of, update_average
 from minigan.training.board import expect_installed
-from minigan.training.command_line import Options, fail
+from minigan.training.command_line import Options, fail, quiet_pipes
 from minigan.training.dataset import Dataset
 from minigan.training.errors import UserError
 from minigan.training.feed import feed
@@ -27,13 +27,14 @@ from minigan.training.health import Health, non_finite
 from minigan.training.interrupt import Interrupt, deferred_interrupts
 from minigan.training.parallel import average_buffers, expect_same, spread
 from minigan.training.readback import Readback
-from minigan.training.run import Run, checkpoints_in
+from minigan.training.run import Run, checkpoints_in, expect_writable
 from minigan.training.scores import Scores
 from minigan.training.settings import in_steps
 from minigan.training.system import System
 from minigan.training.watch import Watch, logs_every
 
 
+@quiet_pipes()
 def train(make: Callable[[], System], options: Options[Any], dataset: Dataset) -> None:
     """Trains the system that `make` builds, on the dataset, as the options say, and exits.
 
@@ -75,18 +76,19 @@ class _Training:
         self.say = (lambda text: None) if options.quiet else print
         if options.tensorboard:
             expect_installed()
-        mg.manual_seed(options.seed)
-        try:
-            self.system = make()
-        except ValueError as error:
-            raise UserError(str(error)) from None
-        self.train_on: Callable[[Tensor], Any] = lambda real: self.system.step(real)
-        if options.average:
-            self.system.average = average_of(self.system.generator)
+        if self.world.is_first:
+            expect_writable(options)
         try:
             self.rows = self.world.share(self.settings.batch_size)
         except ValueError as error:
             raise UserError(f"--batch-size: {error}") from None
+        self.system = self._new_system(make)
+        if self.settings.batch_size // (1 if options.sync_batch_norm else self.world.size) == 1:
+            self._expect_trainable_on_one()
+            self.system = self._new_system(make)
+        self.train_on: Callable[[Tensor], Any] = lambda real: self.system.step(real)
+        if options.average:
+            self.system.average = average_of(self.system.generator)
         self.batches: Batches = self.world.in_turn(
             lambda: dataset.batches(options, self.system.generator.pixels, self.say, self.rows)
         )
@@ -99,6 +101,30 @@ class _Training:
         self.health = Health(self.scores.real)
         self.best: float | None = None
         self._at_end = ExitStack()
+
+    def _new_system(self, make: Callable[[], System]) -> System:
+        """The system as the seed has it."""
+        mg.manual_seed(self.options.seed)
+        try:
+            return make()
+        except ValueError as error:
+            raise UserError(str(error)) from None
+
+    def _expect_trainable_on_one(self) -> None:
+        """Raises UserError where a step of one image, which is done here, leaves batch norm a single value a channel.
+
+        Of two images it has at least two, whatever the networks.
+        """
+        (height, width), least = self.settings.image_size, 2 * self.world.size
+        image = mg.tensor(np.zeros((1, height, width, 3), np.float32), device=self.options.device)
+        try:
+            self._memory_checked(lambda: self.system.step(image))
+        except ValueError as error:
+            each = " a rank" if self.world.size > 1 else ""
+            raise UserError(
+                f"--batch-size: one image{each} of {height} x {width} is too few: {error}; expected --batch-size "
+                f"{least} or more, or a larger --image-size" + (", or --sync-batch-norm" if each else "")
+            ) from None
 
     def close(self) -> None:
         """Gives the run's folder back."""
@@ -221,9 +247,7 @@ class _Training:
         common = self.world.comm is not None
         try:
             with mg.random.share_of_batch(self.rows, self.settings.batch_size) if common else nullcontext():
-                results = self.train_on(real)
-        except memory_errors() as error:
-            raise UserError(_out_of_memory(self.settings.batch_size, self.options.device)) from error
+                results = self._memory_checked(lambda: self.train_on(real))
         except FloatingPointError as error:  # MINIGAN_DEBUG=1; the traceback says which line of the example it was
             if self.world.is_first:
                 self.run.add_finding(f"step {self.step + 1:,}: {error}")
@@ -237,6 +261,12 @@ class _Training:
         if self.batches.step % self.batches.batches_per_epoch == 0:
             self.system.end_epoch()
         return results
+
+    def _memory_checked(self, step: Callable[[], Any]) -> Any:
+        try:
+            return step()
+        except memory_errors() as error:
+            raise UserError(_out_of_memory(self.settings.batch_size, self.options.device)) from error
 
     def _log(self, line: _Line, thorough: bool) -> None:
         """Reads the numbers, logs and judges them."""

@@ -17,6 +17,7 @@ import platform
 import re
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -239,6 +240,22 @@ def _writing(path: Path) -> Iterator[None]:
         raise UserError(f"--out: {error.filename or path}: cannot be written: {error.strerror}") from None
 
 
+def expect_writable(options: Options[Any]) -> None:
+    """Raises UserError where the run could not write into its folder, or into what that would be made in.
+
+    Of a new run nothing is left there: the file has no name.
+    """
+    folder = options.out or (latest_run(options.system) if options.resume else PLACE)
+    if options.out is not None and not options.resume:
+        _expect_unused(folder)
+    place = next((path for path in (folder, *folder.parents) if path.exists()), folder)
+    try:
+        with tempfile.TemporaryFile(dir=place) as trial:
+            trial.write(bytes(4096))
+    except OSError as error:
+        raise UserError(f"--out: {place}: cannot be written: {error.strerror}") from None
+
+
 def _make_folder(options: Options[Any]) -> Path:
     if options.out is not None:
         _expect_unused(options.out)
@@ -314,14 +331,20 @@ def _surroundings() -> dict[str, Any]:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    commit = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    )
     return {
         "started": time.strftime("%Y-%m-%d %H:%M:%S"),
         "minigan": __version__,
-        "git_commit": commit.stdout.strip() or None,
+        "git_commit": _git_commit(),
         "python": platform.python_version(),
         "versions": versions,
         "platform": platform.platform(),
     }
+
+
+def _git_commit() -> str | None:
+    """Of the sources; None where they lie in no repository, or git is not installed."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
+    except FileNotFoundError:
+        return None

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from minigan.backend import is_cuda
+from minigan.progress import tqdm
 from minigan.training.board import Board
 from minigan.training.command_line import Options
 from minigan.training.health import Health

@@ -50,7 +50,7 @@ def test_it_goes_on_where_a_part_fails(only: Any, tmp_path: Path, capsys: pytest
 
 def test_what_takes_too_long_has_a_last_word(only: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """pytest, interrupted, says which tests failed; what does not listen is killed with all that it started."""
-    monkeypatch.setattr(gpu_session, "LAST_WORDS", 1.0)
+    monkeypatch.setattr(gpu_session, "LAST_WORDS", 4.0)
     tests = tmp_path / "test_slow.py"
     tests.write_text("import time\ndef test_wrong():\n    assert 1 == 2\ndef test_slow():\n    time.sleep(60)\n")
     deaf = (
@@ -85,6 +85,17 @@ def test_all_parts_fit_into_ten_minutes() -> None:
     planned = gpu_session.parts(Path("out"), dry_run=False)
     assert sum(part.seconds for part in planned) <= gpu_session.SECONDS < 600
     assert all("cuda" in part.command or part.name == "compile" for part in planned)
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_steps_are_timed_by_the_chosen_rungs_and_by_the_fastest(dry_run: bool) -> None:
+    planned = {part.name: part.command for part in gpu_session.parts(Path("out"), dry_run)}
+    for precision in ("tf32", "bf16"):
+        usual, tuned = planned[f"steps-{precision}"], planned[f"tuned-{precision}"]
+        assert tuned[:2] == ["env", "MINIGAN_AUTOTUNE=1"]
+        assert tuned[2:] == [one.replace("steps-", "tuned-") for one in usual]
+        if not dry_run:
+            assert usual[usual.index("--precision") + 1] == precision
 
 
 def test_the_sanitizer_sees_each_array_by_itself(tmp_path: Path) -> None:

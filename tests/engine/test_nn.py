@@ -302,6 +302,17 @@ def test_batch_norm_layer() -> None:
     assert_same(norm.eval()(x), expected)
 
 
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_a_pass_in_evaluation_can_be_gone_back_through_after_one_in_training(create_graph: bool) -> None:
+    """The running statistics that it normalised by are still those of its own time."""
+    norm = nn.BatchNorm2d(2)
+    x = mg.tensor(np.random.default_rng(0).standard_normal((3, 2)).astype(np.float32), requires_grad=True)
+    expected = mg.grad(norm.eval()(x) ** 2, x, np.ones((3, 2), np.float32))[0]
+    y = norm(x) ** 2
+    norm.train()(3 * x + 1)
+    assert_same(mg.grad(y, x, np.ones((3, 2), np.float32), create_graph=create_graph)[0], expected)
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [

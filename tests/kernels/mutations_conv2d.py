@@ -3,6 +3,7 @@
 import numpy as np
 import test_conv2d_ladder as ladder
 import test_conv2d_moments as observed
+import test_half_convolutions as halves
 from minigan.kernels.emulator import options
 from mutate import Mutation
 
@@ -22,6 +23,7 @@ LINES = "conv2d/line_sums.cuh"
 WARPGROUPS, ROUNDING, PASSES_16 = "conv2d/9_wgmma.cu", "conv2d/rounding.cuh", "conv2d/passes_16_bits.cuh"
 WARPGROUPS_TF32, SHARED_BY_WARPGROUPS = "conv2d/11_wgmma_tf32.cu", "conv2d/warpgroups.cuh"
 FRAGMENTS, WITH_MOMENTS = "conv2d/fragments.cuh", "conv2d/passes_with_moments.cuh"
+OUTPUT = "conv2d/output.cuh"
 PTX = "ptx.cuh"
 
 # The rungs that a file is part of; for headers, enough of them.
@@ -48,6 +50,7 @@ CONCERNED = {
     SHARED_BY_WARPGROUPS: (9, 11),
     FRAGMENTS: (6, 7),
     WITH_MOMENTS: (),
+    OUTPUT: (),
     PTX: (9, 10, 11),
 }
 
@@ -290,7 +293,7 @@ MUTATIONS = [
     Mutation("bias: one sharer", LINES, "if (i < count)", "if (i < 1)"),
     Mutation("bias: others count, too", LINES, "  if (sharer(pass.summed) >= count) return;\n", ""),
     Mutation("bias: the first to come", LINES, "if (!last_block(", "if (last_block("),
-    Mutation("bias: channels of the other array", LINES, "? pass.rows : x.channels)", "? x.channels : pass.rows)"),
+    Mutation("bias: channels of the other array", PASSES, "? g.k : g.c", "? g.c : g.k"),
     Mutation("bias: rows of taps as columns", LINES, "(r * x.taps_w + s)", "(s * x.taps_w + r)"),
     Mutation("bias: lines of tile 0", LINES, "c / BM, c % BM", "0, c % BM"),
     Mutation("bias: columns of tile 0", LINES, "column / BN * gridDim.x, column % BN", "0, column % BN"),
@@ -597,8 +600,17 @@ MUTATIONS = [
     Mutation(
         "warpgroups: packed without zeros",
         WARPGROUPS,
-        "index < 0 ? make_uint2(0, 0) : four_rounded(second, second_padding, index /",
-        "four_rounded(second, second_padding, max(index, 0) /",
+        "else if (index >= 0) four = four_rounded(second, second_padding, index /",
+        "else four = four_rounded(second, second_padding, max(index, 0) /",
+    ),
+    Mutation(
+        "warpgroups: packed without zeros, 16 bits",
+        WARPGROUPS,
+        "if (index >= 0 && second_half) four = *reinterpret_cast<const uint2*>(second_half + index)",
+        "if (second_half) four = *reinterpret_cast<const uint2*>(second_half + max(index, 0))",
+    ),
+    Mutation(
+        "warpgroups: packed of one place, 16 bits", WARPGROUPS, "(second_half + index)", "(second_half + 0 * index)"
     ),
     Mutation(
         "warpgroups: packed beyond the depth",
@@ -817,12 +829,36 @@ MUTATIONS = [
     Mutation(
         "fragments: halves of C swapped",
         FRAGMENTS,
-        "value = sums[i][j][half * 2 + e]",
-        "value = sums[i][j][e * 2 + half]",
+        "finish(sums[i][j][half * 2 + e]",
+        "finish(sums[i][j][e * 2 + half]",
     ),
     Mutation("fragments: rows unguarded", FRAGMENTS, "if (row >= pass.rows) continue;", ""),
-    Mutation("fragments: columns unguarded", FRAGMENTS, "if (column < pass.columns) y[", "y["),
-    Mutation("moments: before the bias", FRAGMENTS, "y[begin + column] = value = pass", "y[begin + column] = pass"),
+    Mutation("three columns: read outside", THREE, "if (inside) values = load", "values = load"),
+    Mutation("three columns: one number of a vector", THREE, "widened(values.of[v])", "widened(values.of[0])"),
+    Mutation("fragments: columns unguarded", FRAGMENTS, "if (second < columns) y[begin", "y[begin"),
+    Mutation("fragments: bias of no column", FRAGMENTS, "if (columns[e] >= pass.columns) continue;", ""),
+    Mutation(
+        "output: neighbours swapped", OUTPUT, "rounded(first), rounded(second))", "rounded(second), rounded(first))"
+    ),
+    Mutation("output: columns unguarded, 16 bits", OUTPUT, "if (first < columns) write_pair", "write_pair"),
+    Mutation("output: columns unguarded", OUTPUT, "if (second < columns) write", "write"),
+    Mutation("output: moments of what is not rounded", OUTPUT, "y.halves ? to_float(rounded(value)) : value", "value"),
+    Mutation("bias, 16 bits: channels of the other array", PASSES_16, "? filters : channels", "? channels : filters"),
+    Mutation("bias, 16 bits: of a slice", PASSES_16, "if (whole && summed", "if (summed"),
+    Mutation(
+        "bias, 16 bits: one step of gy",
+        HALVES,
+        "to_float(a_tile[Layout<A, BM, BK, HALF>::at(line, step)])",
+        "to_float(a_tile[Layout<A, BM, BK, HALF>::at(line, 0)])",
+    ),
+    Mutation(
+        "bias, 16 bits: one line of x",
+        HALVES,
+        "to_float(b_tile[Layout<B, BN, BK, HALF>::at(line, step)])",
+        "to_float(b_tile[Layout<B, BN, BK, HALF>::at(0, step)])",
+    ),
+    Mutation("bias, 16 bits: not stored", HALVES, "  line_sums.store(pass);\n", ""),
+    Mutation("moments: before the bias", FRAGMENTS, "sums[i][j][half * 2 + e] = stored(y, values[e]);", ";"),
     Mutation("moments: rows that are not there", FRAGMENTS, "if (row_of(group, lane / 4) < count) sum +=", "sum +="),
     Mutation(
         "moments: squares of rows that are not there",
@@ -890,6 +926,7 @@ def check(files: set[str]) -> None:
             ladder.test_what_is_rounded_to_tf32(tile)
     if files & {FRAGMENTS, WITH_MOMENTS}:
         check_moments()
+    check_halves(files)
     rungs = {rung for file in files for rung in CONCERNED[file]}
     for rung, tile in ladder.EVERY_TILE:
         if rung not in rungs:
@@ -901,9 +938,25 @@ def check(files: set[str]) -> None:
         if rung > 2 and files & {SLICES, LAST, PASSES, PASSES_16}:
             check_slices(rung, tile)
         if (rung, tile) in ladder.SUMMING and files & {SLICES, PASSES, LINES}:
-            for g in ladder.BIASES:
-                if ladder.fits("weight_grad", g, rung, tile):
-                    ladder.check_bias(g, rung, tile)
+            for g in ladder.biases(rung, tile):
+                ladder.check_bias(g, rung, tile)
+
+
+def check_halves(files: set[str]) -> None:
+    """Operands, results and moments of 16 bits."""
+    if THREE in files:
+        for name in ("forward", "input_grad"):
+            halves.test_three_columns_read_16_bits(name, "bf16")
+    for rung, tile in halves.HALF_TILES:
+        of_rung = {HALVES} if rung < 9 else {WARPGROUPS, SHARED_BY_WARPGROUPS}
+        if not files & {OUTPUT, PASSES_16, *of_rung}:
+            continue
+        for name in ladder.PASSES:
+            halves.test_convolutions(name, rung, tile)
+            if rung < 9 and OUTPUT in files and name != "weight_grad":
+                observed.test_moments_of_what_is_kept_in_16_bits(rung, tile, name)
+        if rung < 9 and files & {HALVES, PASSES_16}:
+            halves.test_the_bias_gradient_is_summed_along(rung, tile)
 
 
 def check_one(what: ladder.Pass, g: ladder.Geometry, rung: int, tile: int | None) -> None:
@@ -938,7 +991,7 @@ def check_moments() -> None:
 def check_slices(rung: int, tile: int | None) -> None:
     """More slices than a group has, twice with the same counters."""
     what = ladder.PASSES["weight_grad"]
-    for g in ladder.DEEP:
+    for g in [ladder.deep(g, rung, tile) for g in ladder.DEEP]:
         if ladder.fits("weight_grad", g, rung, tile):
             arrays = ladder.random_inputs(what, g)
             results = []

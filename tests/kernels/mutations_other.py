@@ -10,20 +10,23 @@ from mutate import Mutation
 LEAKY, ELU, LOSSES, NORM = "leaky_relu.cu", "elu.cu", "losses.cu", "batch_norm.cu"
 POOL, UPSAMPLE, ADAM, RANDOM, BATCH = "max_pool.cu", "upsample.cu", "adam.cu", "random.cu", "batch.cu"
 GRAPH, SUMS, LAST, ELEMENTS = "graph.cu", "sums.cu", "last_block.cuh", "elementwise.cu"
+HALVES, STORED = "elements_16_bits.cu", "stored.cuh"
 
 TESTS = {
     LEAKY: "test_elementwise.py",
+    HALVES: "test_half.py",
+    STORED: "test_half.py",
     ELU: "test_elementwise.py",
     ELEMENTS: "test_elementwise.py",
     LOSSES: "test_elementwise.py",
-    NORM: "test_batch_norm.py",
+    NORM: "test_batch_norm.py test_half.py",
     POOL: "test_pooling.py",
     UPSAMPLE: "test_pooling.py",
     ADAM: "test_adam.py",
     GRAPH: "test_adam.py",
     RANDOM: "test_random.py",
     BATCH: "test_batch.py",
-    SUMS: "test_sums.py",
+    SUMS: "test_sums.py test_half.py",
     LAST: "test_sums.py",
 }
 
@@ -108,8 +111,10 @@ MUTATIONS = [
     Mutation("part: rows of one thread next to each other", NORM, "ROWS * channels, count}", "channels, count}"),
     Mutation("moments: one counter for all tiles", NORM, "last_block(finished + blockIdx.x", "last_block(finished"),
     Mutation("moments: blocks of a group counted", NORM, "gridDim.y * gridDim.z)) return", "gridDim.y)) return"),
-    Mutation("moments: nothing subtracted", NORM, "if (part.count > 0) origin = load(x + part.at);", ""),
-    Mutation("moments: rows beyond the chunk", NORM, ": origin;", ": Values{};"),
+    Mutation(
+        "moments: nothing subtracted", NORM, "if (part.count > 0) first_row = load<X_TYPE, VECTOR>(x + part.at);", ""
+    ),
+    Mutation("moments: rows beyond the chunk", NORM, ": first_row;", ": Xs{};"),
     Mutation(
         "moments: each thread's own mean",
         NORM,
@@ -200,8 +205,8 @@ MUTATIONS = [
     Mutation(
         "gradients: second row of a pair lost",
         NORM,
-        "if (first + i < part.count) {\n      xs[i] = load(x + part.at + (first + i) * part.step);\n      gs",
-        "if (first + i < part.count) {\n      xs[i] = load(x + part.at + first * part.step);\n      gs",
+        "if (first + i < part.count) {\n      xs[i] = load<X_TYPE, VECTOR>(x + part.at + (first + i) * part.step);",
+        "if (first + i < part.count) {\n      xs[i] = load<X_TYPE, VECTOR>(x + part.at + first * part.step);",
     ),
     Mutation(
         "sums: the mean's rounding lost",
@@ -222,9 +227,51 @@ MUTATIONS = [
     Mutation("gradients: the mean's rounding lost from gx", NORM, " - slope * missing;", ";"),
     Mutation("gradients: totals overlap", NORM, "totals[size + s] = total", "totals[s] = total"),
     Mutation("input gradient: shift lost", NORM, "- a[v].centre) + k2[v]", "- a[v].centre)"),
-    Mutation("input gradient, 16 bits: all rows in one place", NORM, "(rounded + part.at +", "(rounded + 0 *"),
-    Mutation("input gradient, 16 bits: one channel", NORM, "round_to(gs[i].of[v]", "round_to(gs[i].of[0]"),
-    Mutation("input gradient, 16 bits: of gy", NORM, "round_to(gs[i].of[v]", "round_to(gy[part.at + v]"),
+    Mutation(
+        "input gradient: all rows in one place", NORM, "store(gx + part.at + (first + i) * part.step,", "store(gx,"
+    ),
+    Mutation(
+        "input gradient: gy is not read",
+        NORM,
+        "value, widened(gs[i].of[v]), beta, negative);\n        values",
+        "value, float(sizeof(gs[i].of[v])), beta, negative);\n        values",
+    ),
+    # -- 16 bits
+    Mutation(
+        "stored: one number for all", STORED, "round_to(values[i], stored.of[i])", "round_to(values[0], stored.of[i])"
+    ),
+    Mutation(
+        "stored: bf16 is not widened",
+        STORED,
+        "widened(bf16 x) { return to_float(x); }",
+        "widened(bf16 x) { return x.bits; }",
+    ),
+    Mutation(
+        "stored: fp16 as bf16",
+        STORED,
+        "widened(fp16 x) { return to_float(x); }",
+        "widened(fp16 x) { return to_float(bf16{x.bits}); }",
+    ),
+    Mutation(
+        "widen: an element too many",
+        HALVES,
+        "if (i >= n) return;\n  const auto xs",
+        "if (i > n) return;\n  const auto xs",
+    ),
+    Mutation("widen: the first half twice", HALVES, "widened(xs.of[first + v])", "widened(xs.of[v])"),
+    Mutation("widen: only the second half", HALVES, "store(y + i + first, values)", "store(y + i + 4, values)"),
+    Mutation(
+        "leaky, 16 bits: an element too many",
+        HALVES,
+        "if (i >= n) return;\n  const auto conditions",
+        "if (i > n) return;\n  const auto conditions",
+    ),
+    Mutation(
+        "leaky, 16 bits: 0 is positive", HALVES, "widened(conditions.of[v]) > 0", "widened(conditions.of[v]) >= 0"
+    ),
+    Mutation("leaky, 16 bits: the wrong side", HALVES, "? value : scaled", "? scaled : value"),
+    Mutation("leaky, 16 bits: 0 times infinity", HALVES, "slope == 0 && value == value ? 0 : slope", "slope"),
+    Mutation("leaky, 16 bits: a NaN is lost", HALVES, "slope == 0 && value == value", "slope == 0"),
     # -- sums of columns
     Mutation(
         "column sums: last row lost",
@@ -248,7 +295,7 @@ MUTATIONS = [
     ),
     Mutation("column sums: all in float", SUMS, "#define ROWS 64", "#define ROWS 64000"),
     Mutation("column sums: rows twice", SUMS, "row + static_cast<long long>(ROWS)", "row + 2ll * ROWS"),
-    Mutation("column sums: a number of the vector twice", SUMS, "sum[2] += value.z", "sum[2] += value.y"),
+    Mutation("column sums: a number of the vector twice", SUMS, "widened(xs.of[j])", "widened(xs.of[j / 2])"),
     Mutation("column sums: not folded", SUMS, "i < count; i += period", "i < min(count, period); i += period"),
     Mutation("column sums: no barrier", SUMS, "= total[j];\n  __syncthreads();", "= total[j];"),
     Mutation(
@@ -395,7 +442,7 @@ class FirstFailure:
 def check(files: set[str]) -> None:
     """The tests of the files' kernels, as they are, in this process; up to the first failure."""
     first = FirstFailure()
-    paths = sorted({str(Path(__file__).with_name(TESTS[file])) for file in files})
+    paths = sorted({str(Path(__file__).with_name(name)) for file in files for name in TESTS[file].split()})
     with contextlib.redirect_stdout(io.StringIO()):
         # Without conftest.py, which would have the emulator itself built anew.
         status = pytest.main(["-x", "-q", "--noconftest", "-p", "no:cacheprovider", *paths], plugins=[first])

@@ -6,8 +6,10 @@ The GPU is the stand-in for CuPy, whose kernels the emulator runs.
 import json
 import multiprocessing
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -57,16 +59,33 @@ def times(monkeypatch: pytest.MonkeyPatch) -> dict[Choice, float]:
     """What the fake timer says; "asked" counts."""
     told: dict[Any, float] = {"asked": 0}
 
-    def seconds(device: str, work: Callable[[], Choice]) -> float:
+    def seconds(device: str, work: Callable[[], Any]) -> float:
         told["asked"] += 1
-        return told[work()]
+        return told[work().way]
 
     monkeypatch.setattr(conv2d_tune, "seconds", seconds)
     return told
 
 
-def chosen(problem: str = "p", ways: tuple[Choice, ...] = (A, B)) -> Choice:
-    return conv2d_tune.choose("cuda", problem, ways, lambda one: one)
+class Result(np.ndarray):
+    """Of a candidate, `way`."""
+
+    way: Choice
+
+
+def chosen(
+    problem: str = "p",
+    ways: tuple[Choice, ...] = (A, B),
+    values: Mapping[Choice, Sequence[float]] = MappingProxyType({}),
+) -> Choice:
+    """values: of the results that are not what they should be."""
+
+    def run(way: Choice, arrays: Any) -> Result:
+        result = np.array(values.get(way, [1.0, -2.0])).view(Result)
+        result.way = way
+        return result
+
+    return conv2d_tune.choose("cpu", problem, ways, run, [])
 
 
 # ---- logic -----------------------------------------------------------------------------------------------------------
@@ -98,8 +117,8 @@ def test_what_is_no_candidate_any_more_is_timed_anew(kept: Callable[[], Path], t
 def test_a_candidate_that_does_not_run_is_left_out(
     kept: Callable[[], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def seconds(device: str, work: Callable[[], Choice]) -> float:
-        if work() == B:
+    def seconds(device: str, work: Callable[[], Any]) -> float:
+        if work().way == B:
             raise ValueError("too much shared memory\nand more")
         return 1.0
 
@@ -108,6 +127,43 @@ def test_a_candidate_that_does_not_run_is_left_out(
     assert capsys.readouterr().err == f"MINIGAN_AUTOTUNE: p: {B} is left out: ValueError: too much shared memory\n"
     assert chosen("q", (B,)) == B  # nothing runs: it will say why itself
     assert "q" not in kept().read_text()
+
+
+@pytest.mark.parametrize("value", [1.5, np.nan, np.inf])
+def test_a_candidate_that_is_wrong_is_not_timed(
+    value: float, kept: Callable[[], Path], times: dict[Any, float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    times.update({A: 2.0, B: 1.0})
+    assert chosen(values={B: [1.0, value]}) == A
+    assert times["asked"] == 1
+    wrong = "its result is wrong: on small whole numbers it is not that of the default"
+    assert capsys.readouterr().err == f"MINIGAN_AUTOTUNE: p: {B} is left out: ValueError: {wrong}\n"
+    assert json.loads(kept().read_text())["choices"] == {"p": [4, 0, None]}
+
+
+def test_a_default_that_is_not_a_number_makes_nothing_right(kept: Callable[[], Path], times: dict[Any, float]) -> None:
+    assert chosen(values={A: [1.0, np.nan], B: [1.0, np.nan]}) == A
+    assert times["asked"] == 0
+    assert not kept().exists()
+
+
+def test_what_is_not_written_is_not_right_by_its_memory(kept: Callable[[], Path], times: dict[Any, float]) -> None:
+    """B gets the memory in which A's right result was, and does nothing."""
+    times.update({A: 2.0, B: 1.0})
+    memory = np.empty(2).view(Result)
+
+    def run(way: Choice, arrays: Any) -> Result:
+        result = np.ones(2).view(Result) if way == A and not arrays else memory
+        if way == A:
+            result[...] = 2 if "given" in arrays else 1
+            arrays.append("once more")
+        result.way = way
+        return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(conv2d_tune, "_whole_numbers", lambda device, arrays: [])
+        assert conv2d_tune.choose("cpu", "p", (A, B), run, ["given"]) == A
+    assert times["asked"] == 1
 
 
 def test_in_a_capture_nothing_is_timed(kept: Callable[[], Path], times: dict[Any, float]) -> None:
@@ -326,6 +382,56 @@ def test_copies_in_16_bits_are_shared_by_what_was_chosen_and_not_by_what_is_time
         np.testing.assert_array_equal(one, other)
 
 
+def test_kernels_that_are_wrong_are_left_out(
+    gpu: stand_in.Gpu,
+    kept: Callable[[], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Rung 11 would be the fastest, but one of its outputs lacks one product."""
+    monkeypatch.setenv("MINIGAN_AUTOTUNE", "1")
+    places, launch = {"conv2d_forward": 3, "conv2d_input_grad": 3, "conv2d_weight_grad": 2}, gpu.launch
+
+    def faulty(source: Any, variant: Any, kernel: str, grid: Any, block: Any, values: Any, shared: int) -> None:
+        launch(source, variant, kernel, grid, block, values, shared)
+        if source.path.name.startswith("11_") and kernel in places:
+            values[places[kernel]].host.flat[5] -= 1
+
+    def seconds(device: str, work: Callable[[], Any]) -> float:
+        gpu.calls.clear()
+        work()
+        assert not any(call.name.startswith("11_") for call in gpu.calls)
+        return 1.0
+
+    monkeypatch.setattr(gpu, "launch", faulty)
+    monkeypatch.setattr(conv2d_tune, "seconds", seconds)
+    all_passes("cuda", "tf32")
+    found = json.loads(kept().read_text())["choices"]
+    assert {problem.split()[0]: rung for problem, (rung, *_) in found.items()} == dict.fromkeys(ladder.PASSES, 6)
+    left_out = [line for line in capsys.readouterr().err.splitlines() if "its result is wrong" in line]
+    assert all("Choice(rung=11, " in line for line in left_out)
+    assert {line.split()[1] for line in left_out} == set(ladder.PASSES)
+
+
+def test_it_is_judged_on_small_whole_numbers(gpu: stand_in.Gpu) -> None:
+    x = mg.tensor(np.zeros((3, 500), np.float32), device="cuda").data
+    drawn, bias, none, slope = conv2d_tune._whole_numbers("cuda", [x, x, None, 0.2])
+    assert (none, slope) == (None, 0.2)
+    values = [mg.Tensor(one, device="cuda").numpy() for one in (drawn, bias)]
+    assert not np.array_equal(*values)
+    assert all(one.shape == x.shape and set(one.flat) == {-2, -1, 0, 1, 2} for one in values)
+
+
+def test_operands_are_put_in_order_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a rung with both: operands in 16 bits, and the weight gradient the other way round."""
+    tile = replace(RUNGS[9].tiles[0], vectors=((8, 4),))
+    monkeypatch.setitem(RUNGS, 12, replace(RUNGS[9], tiles=(tile,), transposed=True))
+    g = ladder.problem((1, 16, 16, 8), (3, 5, 5, 8), 1, "same")
+    assert 12 in {way.rung for way in candidates("weight_grad", g, 90, "bf16", (4, 1))}
+    monkeypatch.setitem(RUNGS, 12, replace(RUNGS[9], tiles=(tile,)))
+    assert 12 not in {way.rung for way in candidates("weight_grad", g, 90, "bf16", (4, 1))}
+
+
 # ---- every candidate is right ----------------------------------------------------------------------------------------
 
 # Layers of the five systems with fewer channels, and sizes that straddle tiles.
@@ -345,8 +451,7 @@ def test_every_candidate_is_right(what: str, precision: str) -> None:
     pass_, checked = ladder.PASSES[what], set()
     for g in SHAPES:
         arrays = ladder.random_inputs(pass_, g, bias=what != "weight_grad")
-        a, b = {"forward": (g.c, g.c), "input_grad": (g.k, g.c), "weight_grad": (g.k, g.c)}[what]
-        for way in candidates(what, g, 90, precision, tuple(4 if c % 4 == 0 else 1 for c in (a, b))):
+        for way in candidates(what, g, 90, precision, [4 if a.shape[-1] % 4 == 0 else 1 for a in arrays[:2]]):
             split = {} if way.slices is None else {"slices": way.slices}
             result = ladder.run(pass_, g, arrays, precision=precision, rung=way.rung, tile=way.tile, **split)
             own = RUNGS[way.rung].precision if way.rung else "float32"

@@ -10,7 +10,7 @@ from leaf_checks import narrow, wide
 import minigan as mg
 from minigan import backend, half, nn
 from minigan.debugging import set_debug
-from minigan.ops import conv2d_cuda
+from minigan.ops import conv2d, conv2d_cuda
 
 precisions = pytest.mark.parametrize("precision", ["bf16", "fp16"])
 
@@ -116,8 +116,9 @@ def inner(y: mg.Tensor) -> list[mg.Tensor]:
 def test_a_network_is_its_layers_with_what_is_kept_rounded_in_between(
     training: bool, kind: str, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To the last bit, where batch norm reads what it normalises for its statistics in both."""
+    """To the last bit, where each sum is computed by itself: neither a batch's moments nor a bias's gradient along."""
     mg.set_matmul_precision(precision)
+    monkeypatch.setattr(conv2d, "conv_weight_and_bias_grad", lambda *given: None)
     monkeypatch.setattr(conv2d_cuda, "parts_of", lambda *given: None)
     results = []
     for way in ("whole", "by hand"):
@@ -188,3 +189,109 @@ def test_what_is_written_into_an_inner_tensor_is_read_by_later_layers(precision:
     np.testing.assert_array_equal(second(t).numpy(), 2 * before)
     with pytest.raises(mg.GraphError, match="changed in place"):
         y.sum().backward()
+
+
+def wanted(net: nn.Sequential) -> list[mg.Tensor]:
+    """The discriminator's parameters, but the biases before batch norm, whose gradients are 0 but for roundings."""
+    return [p for name, p in net.named_parameters() if name not in ("2.bias", "5.bias")]
+
+
+def asked(y: mg.Tensor, x: mg.Tensor, net: nn.Sequential) -> list[np.ndarray]:
+    return [g.numpy() for g in mg.grad(y, [x, *wanted(net)], np.ones(y.shape, np.float32), retain_graph=True)]
+
+
+@precisions
+def test_whoever_asks_gets_float32(precision: str) -> None:
+    """Inner values, which stay what they are, exactly; a gradient of them; and all else but for its roundings."""
+    mg.set_matmul_precision(precision)
+    net, x = network("discriminator"), mg.tensor(images("discriminator"), requires_grad=True, device="emulated")
+    y = net(x)
+    expected = asked(y, x, net)
+    for t in inner(y):
+        before = t._data
+        assert (t.dtype, t.data.dtype, t.numpy().dtype, t.detach().dtype) == (np.float32,) * 4
+        np.testing.assert_array_equal(t.data, wide(before) if half.is_half(before) else before)
+        assert t.data is t.data
+        (gradient,) = mg.grad(y, [t], np.ones(y.shape, np.float32), retain_graph=True)
+        assert (gradient.dtype, gradient.data.dtype, gradient.shape) == (np.float32, np.float32, t.shape)
+    unit = {"bf16": 2.0**-9, "fp16": 2.0**-12}[precision]
+    # Now gradients are float32 in between: of five roundings on the way, two in each, some are missing.
+    assert max(errors(asked(y, x, net), expected)) <= 2 * 5 * unit
+
+
+@pytest.mark.parametrize(("precision", "channels"), [("float32", 16), ("tf32", 16), ("bf16", 12), ("fp16", 12)])
+def test_where_nothing_is_kept_in_16_bits(precision: str, channels: int) -> None:
+    """In other precisions; and where convolutions pad the channels (24 of the 12 and 24 need no padding)."""
+    mg.set_matmul_precision(precision)
+    net = network("discriminator", channels)
+    y = net(mg.tensor(images("discriminator"), requires_grad=True, device="emulated"))
+    kept = [t.shape for t in inner(y) if half.is_half(t._data)]
+    assert all(shape[-1] == 24 for shape in kept)
+    assert bool(kept) == (channels == 12)
+
+
+def errors(found: list[np.ndarray], exact: list[np.ndarray]) -> list[float]:
+    return [float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in zip(found, exact, strict=True)]
+
+
+@precisions
+@pytest.mark.parametrize("groups", [1, 2])
+def test_against_float64(groups: int, precision: str) -> None:
+    """The norm of what is wrong, relative to that of the values: u = 2^-9 or 2^-12, the most that one rounding makes.
+
+    On its way forward a value is rounded with the operands of three convolutions, six times, and where it is kept,
+    three times, of which one may be the operand's: 9 u. A gradient comes as far again, 18 u. LeakyReLU takes gradients
+    to its other side where a value is nearer to 0 than its error: of normal values a share of 0.8 e with e = 9 u, whose
+    gradients are off by 0.8: sqrt(0.8 e) * 0.8 a layer, two layers on the longest way.
+    """
+    unit = {"bf16": 2.0**-9, "fp16": 2.0**-12}[precision]
+    results = []
+    for kind, dtype in ((precision, np.float32), ("float32", np.float64)):
+        mg.set_matmul_precision(kind)
+        net = network("discriminator")
+        for t in net.parameters():
+            t._data, t.dtype = t.data.astype(dtype), np.dtype(dtype)
+        for name, t in net.named_tensors():
+            if "running" in name:
+                t._data, t.dtype = t.data.astype(dtype), np.dtype(dtype)
+        batches = [mg.tensor(images("discriminator", s, 8).astype(dtype), device="emulated") for s in range(groups)]
+        y = nn.together(net, *batches)[0] if groups > 1 else net(batches[0])
+        gy = np.random.default_rng(9).standard_normal(y.shape).astype(dtype)
+        results.append([y.numpy(), *(g.numpy() for g in mg.grad(y, wanted(net), gy))])
+    found = errors(*results)
+    assert found[0] <= 9 * unit
+    assert max(found[1:]) <= 18 * unit + 2 * 0.8 * np.sqrt(0.8 * 9 * unit)
+
+
+@precisions
+def test_gradients_of_gradients(precision: str) -> None:
+    """A penalty on the image's gradient: as if nothing were kept in 16 bits, to what test_against_float64 allows."""
+    mg.set_matmul_precision(precision)
+    unit = {"bf16": 2.0**-9, "fp16": 2.0**-12}[precision]
+    results = []
+    for whole in (True, False):
+        net, x = network("discriminator"), mg.tensor(images("discriminator"), requires_grad=True, device="emulated")
+        y = x
+        for module in [net] if whole else net:  # layer by layer there is no next one to keep them for
+            y = module(y)
+        (gx,) = mg.grad(y.sum(), [x], create_graph=True)
+        weights = [p for name, p in net.named_parameters() if name.endswith("weight")]
+        results.append([gx.numpy(), *(g.numpy() for g in mg.grad((gx * gx).sum(), weights[:-1]))])
+    found = errors(*results)
+    assert 0 < max(found) <= 36 * unit + 4 * 0.8 * np.sqrt(0.8 * 9 * unit)
+
+
+def test_what_fp16_cannot_hold_is_seen() -> None:
+    """An activation, and a gradient, above 65504 between two layers: infinite, and so the gradients of the weights."""
+    mg.set_matmul_precision("fp16")
+    for what in ("activation", "gradient"):
+        mg.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1))
+        net.to("emulated")
+        x = mg.tensor(np.full((1, 2, 2, 8), 60.0, np.float32), device="emulated")
+        net[0 if what == "activation" else 1].weight.data[...] = 500.0
+        gy = np.full((1, 2, 2, 8), 1.0 if what == "activation" else 50.0, np.float32)
+        y = net(x)
+        assert np.isfinite(y.numpy()).all() == (what == "gradient")
+        found = mg.grad(y, [net[0].weight, net[0].bias, net[1].weight], gy)
+        assert not np.isfinite(found[2 if what == "activation" else 0].numpy()).all()

@@ -67,7 +67,8 @@ def here(array: Any) -> np.ndarray:
 @pytest.mark.parametrize("name", PASSES)
 def test_on_cuda_convolutions_of_16_bits(name: str, rung: int, tile: int, sizes: Sizes) -> None:
     """To the last bit what the same kernel computes of the same values in float32, rounded if that is asked for."""
-    what, precision = PASSES[name], RUNGS[rung].precision
+    what: Any = PASSES[name]
+    precision = RUNGS[rung].precision
     for number, g in enumerate(sizes(rung, [g for g in SHAPES if fits(name, g, rung, tile)])):
         narrowed = [random_half(shape, precision, 10 * number + i) for i, shape in enumerate(what.inputs(g))]
         bias = np.random.default_rng(number).standard_normal(what.bias(g) or 0).astype(np.float32)
@@ -86,13 +87,14 @@ def test_on_cuda_convolutions_of_16_bits(name: str, rung: int, tile: int, sizes:
 @pytest.mark.parametrize("name", ["forward", "input_grad"])
 def test_on_cuda_moments_of_convolutions(name: str, rung: int, tile: int, sizes: Sizes) -> None:
     """Within what test_conv2d_moments.py allows, of the outputs as they are; which are those without moments."""
+    what: Any = PASSES[name]
     for g in sizes(rung, suiting(name, rung, tile)):
         for kept in {False, RUNGS[rung].half}:
             moments, rest = Moments(), (1.0, (None, None), kept)
-            arrays = there(*random_inputs(PASSES[name], g))
+            arrays = there(*random_inputs(what, g))
             first, second, bias = arrays
-            y = PASSES[name].run("cuda", first, second, g, bias, *rest, moments, **forced(rung, tile))
-            other = PASSES[name].run("cuda", first, second, g, bias, *rest, **forced(rung, tile))
+            y = what.run("cuda", first, second, g, bias, *rest, moments, **forced(rung, tile))
+            other = what.run("cuda", first, second, g, bias, *rest, **forced(rung, tile))
             np.testing.assert_array_equal(here(y), here(other))
             assert moments.left is not None
             parts, means, squares = moments.left[1]

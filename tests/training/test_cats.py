@@ -58,6 +58,12 @@ def test_a_run_leaves_a_log_samples_checkpoint_film_and_configuration(
     assert Path("runs/cats-0002/log.csv").exists()
 
 
+def test_a_run_needs_no_git(train_cats: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    train_cats("--steps", "1", "--out", "run")
+    assert json.loads(Path("run/config.json").read_text())["git_commit"] is None
+
+
 def test_the_same_seed_gives_the_same_run_and_another_another(train_cats: Train) -> None:
     for out, seed in (("a", "1"), ("b", "1"), ("c", "2")):
         train_cats("--out", out, "--seed", seed, "--quiet")

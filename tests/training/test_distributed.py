@@ -4,6 +4,7 @@ They train what one process would train, they stop, die and resume together, and
 """
 
 import ast
+import itertools
 import json
 import os
 import re
@@ -424,20 +425,23 @@ def test_cupys_module_of_nccl_is_imported(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @needs_mpi
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("to", ["mpiexec", "rank 1"])
-def test_a_signal_stops_all_ranks_at_one_step(train_example: Train, number: signal.Signals, to: str) -> None:
-    with begun("run", 3, checkpoint_every=10**6, sample_every=10**6) as (process, found):
-        if to == "mpiexec":
-            out, _ = end(process, number)
-        else:
-            os.kill(found[1], number)
-            out, _ = end(process)
-        assert process.returncode == 128 + number
-    step = steps_in_log("run")[-1]
-    assert f"stopped after step {step}, which is saved; go on with --resume --out run\n" in out
-    assert [path.name for path in Path("run/checkpoints").iterdir()] == [f"{step:06d}.safetensors"]
-    assert out.count("stopped after") == 1
+def test_a_signal_stops_all_ranks_at_one_step(train_example: Train) -> None:
+    """Four times: either signal, by the launcher or to one rank alone; the run goes on each time."""
+    step, rare = 0, {"checkpoint_every": 10**6, "sample_every": 10**6}
+    for to, number in itertools.product(("mpiexec", "rank 1"), (signal.SIGINT, signal.SIGTERM)):
+        before = set(Path("run/checkpoints").glob("*"))
+        with begun("run", step + 3, *["--resume"] * (step > 0), **rare) as (process, found):
+            if to == "mpiexec":
+                out, _ = end(process, number)
+            else:
+                os.kill(found[1], number)
+                out, _ = end(process)
+            assert process.returncode == 128 + number
+        step = steps_in_log("run")[-1]
+        assert f"stopped after step {step}, which is saved; go on with --resume --out run\n" in out
+        new = set(Path("run/checkpoints").iterdir()) - before
+        assert [path.name for path in new] == [f"{step:06d}.safetensors"]
+        assert out.count("stopped after") == 1
     train_with(2, "--out", "run", "--quiet", "--resume", "--steps", str(step + 3))
     train_with(2, "--out", "whole", "--quiet", "--steps", str(step + 3))
     assert_same_state("run", "whole")
@@ -526,6 +530,17 @@ def test_a_mistake_of_the_user_is_told_once(train_example: Train) -> None:
     assert len(said) == 1
     assert said[0].startswith("rank 0 of 2 ")
     assert said[0].endswith("--batch-size: expected at least an image a rank, got 1 for 2 ranks")
+
+
+@needs_mpi
+def test_a_share_of_one_image_is_too_few_where_batch_norm_is_each_ranks_own(train_example: Train) -> None:
+    with training("--out", "run", "--batch-size", "2", launcher=ranks(2)) as process:
+        out, err = end(process)
+    [said] = [line for line in (out + err).splitlines() if "error: " in line]
+    assert process.returncode == 2
+    assert "--batch-size: one image a rank of 16 x 16 is too few: batch_norm: " in said
+    assert said.endswith("; expected --batch-size 4 or more, or a larger --image-size, or --sync-batch-norm")
+    train_with(2, "--out", "run", "--batch-size", "2", "--steps", "1", "--sync-batch-norm")
 
 
 @needs_mpi

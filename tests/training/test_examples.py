@@ -125,6 +125,31 @@ def test_a_size_that_the_networks_do_not_allow(
 
 
 @pytest.mark.parametrize("system", EXAMPLES)
+def test_the_smallest_batch_is_told_before_anything_is_done(
+    train_example: Train, system: str, capsys: pytest.CaptureFixture
+) -> None:
+    """Batch norm with one value a channel: at 16 x 16 the narrowest layers of three systems are one pixel."""
+    one = ["--batch-size", "1", "--steps", "1", "--out"]
+    if system in ("maxpool", "began"):
+        train_example(system, *one, "one", "--image-size", "8")
+    else:
+        with pytest.raises(SystemExit) as end:
+            train_example(system, *one, "one", "--data", "nowhere")
+        error = capsys.readouterr().err
+        assert (end.value.code, error.count("\n"), Path("one").exists()) == (2, 1, False)
+        assert "--batch-size: one image of 16 x 16 is too few: batch_norm: expected at least 2 values" in error
+        assert error.endswith("; expected --batch-size 2 or more, or a larger --image-size\n")
+        train_example(system, *one, "two", "--batch-size", "2", "--quiet")
+    # Where one image suffices, having tried it changes nothing.
+    train_example(system, *one, "large", "--image-size", "32")
+    trained = checkpoint("large")[0]
+    mg.manual_seed(0)
+    fresh, _ = models.build(system, image_size=32, base_channels=2, z_size=5)
+    name, weight = next(fresh.named_parameters())
+    assert 0 < np.abs(trained[f"generator/{name}"] - weight.data).max() < 1.1e-3  # a step of Adam
+
+
+@pytest.mark.parametrize("system", EXAMPLES)
 def test_noise_drawn_on_the_device_goes_on_bit_for_bit_after_a_resume(train_example: Train, system: str) -> None:
     options = "--quiet", "--batch-size", "2", "--device", "emulated", "--out"
     train_example(system, *options, "whole", "--steps", "3")

@@ -7,6 +7,8 @@ import os
 import random
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -168,7 +170,8 @@ def interrupted(function: Callable[..., Any], turn: int, number: int) -> Callabl
     return call
 
 
-WAITS = 'print("here", flush=True); time.sleep(30)'
+# In short pieces: of a signal that comes just before a sleep, Python hears at its end.
+WAITS = 'print("here", flush=True); [time.sleep(0.01) for _ in range(3000)]'
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -185,13 +188,23 @@ def test_a_signal_before_training_leaves_nothing(train_example: Train, number: s
     assert not Path("run").exists()
 
 
+def catches(process: subprocess.Popen[str], number: signal.Signals) -> bool:
+    """Whether a handler would be called, and not the signal's default, by what Linux says of the process."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    [mask] = [line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")]
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
 def test_a_second_ctrl_c_ends_at_once(train_example: Train) -> None:
     changes = f"before(module.Cats, 'step', lambda turn: exec({WAITS!r}) if turn == 4 else None)"
     with training("--out", "run", "--quiet", changes=changes, checkpoint_every=2) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "here\n"
         process.send_signal(signal.SIGINT)
-        time.sleep(0.5)
+        deadline = time.monotonic() + 10
+        while catches(process, signal.SIGINT):  # until Python has called the handler
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
         assert process.poll() is None
         started = time.monotonic()
         assert end(process, signal.SIGINT, timeout=10) == ("", "")
@@ -201,6 +214,24 @@ def test_a_second_ctrl_c_ends_at_once(train_example: Train) -> None:
     train_example("cats", "--out", "run", "--quiet", "--resume")
     train_example("cats", "--out", "whole", "--quiet")
     assert_same_state("run", "whole")
+
+
+def test_nobody_reads_any_more(train_example: Train) -> None:
+    """As behind `| head -1`: no traceback, and the exit code that a shell gives for SIGPIPE."""
+    with training("--out", "run", "--steps", "1000000") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("device: cpu")
+        process.stdout.close()
+        process.stdout = None
+        assert (end(process)[1], process.returncode) == ("", 141)
+    reader, writer = os.pipe()
+    os.close(reader)
+    for unbuffered in ("", "1"):
+        environment = dict(os.environ, PYTHONUNBUFFERED=unbuffered)
+        command = [sys.executable, "-m", "minigan"]
+        done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, env=environment)
+        assert (done.stderr, done.returncode) == ("", 141)
+    os.close(writer)
 
 
 def test_a_run_killed_before_its_first_checkpoint_does_not_block_its_folder(

@@ -5,6 +5,7 @@ import errno
 import io
 import os
 import re
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -258,6 +259,36 @@ def test_a_folder_that_cannot_be_written(
     assert {path: path.stat().st_mtime_ns for path in Path("run").rglob("*")} == before
     assert not Path("new").exists()
     train_example("cats", "--out", "run", "--quiet", "--resume")
+
+
+@pytest.mark.parametrize("place", ["a file", "below a file", "read-only", "full", "used"])
+def test_where_nothing_can_be_written_is_told_before_the_data_are_read(
+    train_example: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, place: str
+) -> None:
+    Path("file").touch()
+    Path("folder").mkdir()
+    Path("used").mkdir()
+    Path("used", "a.txt").touch()
+    out, where, reason = {
+        "a file": ("file", "file", "cannot be written: Not a directory"),
+        "below a file": ("file/a/b", "file", "cannot be written: Not a directory"),
+        "read-only": ("folder/a/b", "folder", "cannot be written: Read-only file system"),
+        "full": ("folder", "folder", "cannot be written: No space left on device"),
+        "used": ("used", "used", "is not empty; choose another folder, or --resume to go on with the run in it"),
+    }[place]
+
+    def temporary(dir: Path) -> Any:  # as where root, who may write into any folder, cannot
+        assert dir == Path(where)
+        if place == "full":
+            return Full("file", "w")
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(dir))
+
+    if place in ("read-only", "full"):
+        monkeypatch.setattr(tempfile, "TemporaryFile", temporary)
+    before = set(Path().rglob("*"))
+    error = failure(capsys, train_example, "cats", "--quiet", "--data", "nowhere", "--out", out)
+    assert re.fullmatch(rf"dcgan_cats.py: error: --out: {where}:? {reason}\n", error)
+    assert set(Path().rglob("*")) == before
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root can write anywhere")
