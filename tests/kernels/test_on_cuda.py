@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from leaf_checks import assert_within, eps, narrow, random_half, wide
-from test_conv2d_ladder import PASSES, fits, forced, random_inputs
+from test_conv2d_ladder import PASSES, fits, forced, problem, random_inputs
 from test_conv2d_moments import TILES, parts_of_output, suiting
 from test_half_convolutions import HALF_TILES, SHAPES, in_16_bits
 from test_half_networks import images, network
@@ -88,7 +88,8 @@ def test_on_cuda_convolutions_of_16_bits(name: str, rung: int, tile: int, sizes:
 def test_on_cuda_moments_of_convolutions(name: str, rung: int, tile: int, sizes: Sizes) -> None:
     """Within what test_conv2d_moments.py allows, of the outputs as they are; which are those without moments."""
     what: Any = PASSES[name]
-    for g in sizes(rung, suiting(name, rung, tile)):
+    whole = problem((2, 7, 9, 16), (24, 3, 3, 16), 1, "same"), problem((1, 34, 38, 24), (72, 4, 4, 24), 2, "same")
+    for g in sizes(rung, [*whole, *suiting(name, rung, tile)]):
         for kept in {False, RUNGS[rung].half}:
             moments, rest = Moments(), (1.0, (None, None), kept)
             arrays = there(*random_inputs(what, g))
