@@ -7,7 +7,7 @@ is `input_grad` under another name (Dumoulin and Visin, "A guide to convolution 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -62,11 +62,10 @@ class _Layer(Op, abstract=True):
     saved_inputs = (0, 1)
     keeps_output = True
     takes_half = (0,)
-    compute: ClassVar[Any]  # the leaf
 
-    def forward(self, x: Array, w: Array, *bias: Array) -> Array:
+    def compute(self, leaf: Any, x: Array, w: Array, *bias: Array) -> Array:
         settings = self.geometry, bias[0] if bias else None, self.slope, self.copies, self.half, self.moments
-        y, self.moments = self.compute(self.device, x, w, *settings), None
+        y, self.moments = leaf(self.device, x, w, *settings), None
         self.out = None if self.slope == 1 else y  # its signs are those before LeakyReLU
         return y
 
@@ -81,8 +80,8 @@ class Conv2d(_Layer):
     gx = input_grad(gy, w), gw = weight_grad(x, gy), gb = gy summed over n, p, q. slope: of a LeakyReLU behind it.
     """
 
-    def compute(self, *args: Any) -> Array:
-        return conv_forward(*args)
+    def forward(self, *arrays: Array) -> Array:
+        return self.compute(conv_forward, *arrays)
 
     def backward(self, gy: Tensor) -> tuple[Tensor | None, ...]:
         gy = self.before_leaky(gy)
@@ -120,8 +119,8 @@ class Conv2dInputGrad(_Layer):
     q stride - left + s = w.   gy = conv(gx, w), gw = weight_grad(gx, y), gb = gx summed over n, h, w.
     """
 
-    def compute(self, *args: Any) -> Array:
-        return conv_input_grad(*args)
+    def forward(self, *arrays: Array) -> Array:
+        return self.compute(conv_input_grad, *arrays)
 
     def backward(self, gx: Tensor) -> tuple[Tensor | None, ...]:
         gx = self.before_leaky(gx)
