@@ -30,9 +30,11 @@ import numpy as np
 from minigan.kernels import emulator
 
 from minigan import backend, kernel_launch
+from minigan.half import C_HALVES
 from minigan.ops import matmul_cuda
 
 ON_DEVICE = ("kernel", "array", "product")
+BF16_NAN = 0x7FFF
 ADAM_READS, ADAM_WRITES = 4, 3  # w, g, m, v; and all but g
 
 
@@ -54,6 +56,13 @@ def _moved(host: np.ndarray) -> int:
     return int(np.prod(list(lengths), dtype=np.int64)) * host.itemsize if host.size else 0
 
 
+def refuse_halves(name: str, arrays: Sequence[Any]) -> None:
+    """What a GPU keeps in 16 bits, minigan's kernels read. To CuPy, bf16's bits would be integers."""
+    for one in arrays:
+        if isinstance(one, ndarray) and one.dtype in C_HALVES:
+            raise TypeError(f"{name}: an array of {one.dtype}, which only kernels read; take Tensor.data")
+
+
 @dataclass
 class Gpu:
     """What the stand-in does: whether it computes, and all that it was asked to do."""
@@ -69,8 +78,9 @@ class Gpu:
         """Full of NaN, in a replay as well, so that what is read before it is written is seen."""
         y = self.pool.empty(shape, np.dtype(dtype))
         y.gpu = self
-        if y.dtype.kind == "f":
-            self.now(Call("poison", "poison", 0, 0), partial(y.host.fill, np.nan), noted=False)
+        if y.dtype.kind == "f" or y.dtype in C_HALVES:
+            poison = np.array(np.nan if y.dtype.kind == "f" else BF16_NAN, y.dtype)
+            self.now(Call("poison", "poison", 0, 0), partial(y.host.fill, poison), noted=False)
         return y
 
     def now(self, call: Call, work: Callable[[], Any], noted: bool = True) -> None:
@@ -94,6 +104,8 @@ class Gpu:
         """A new array, made by work(its memory, memory of those read ...)."""
         y = self.empty(shape, dtype)
         hosts = [a.host if isinstance(a, ndarray) else a for a in read]
+        if name != "copy":
+            refuse_halves(name, read)
         self.do("array", name, read, [y], partial(work, y.host, *hosts))
         return y
 
@@ -255,6 +267,7 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
         for one in inputs:
             if isinstance(one, np.ndarray):
                 raise TypeError(f"{ufunc.__name__}: unsupported type numpy.ndarray; CuPy refuses it, too")
+        refuse_halves(ufunc.__name__, inputs)
         hosts = [one.host if isinstance(one, ndarray) else one for one in inputs]
         sample = [np.ones((1, 1), h.dtype) if isinstance(h, np.ndarray) else h for h in hosts]
         dtype = ufunc(*sample).dtype
@@ -293,12 +306,13 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
     def __setitem__(self, index: Any, value: Any) -> None:
         part = self if index is ... else self[index]
         source = value.host if isinstance(value, ndarray) else value
+        refuse_halves("copy", [value, part])
         self.gpu.do("array", "copy", [value], [part], partial(np.copyto, part.host, source))
 
     def view(self, dtype: Any) -> "ndarray":
         return self._view(self.host.view(dtype))
 
-    def copy(self) -> "ndarray":
+    def copy(self, order: str = "C") -> "ndarray":
         return self.gpu.array("copy", self.shape, self.dtype, [self], np.copyto)
 
     def __deepcopy__(self, memo: Any) -> "ndarray":
@@ -331,6 +345,7 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
 
     def gpu_to_host(self) -> np.ndarray:
         """A copy; it waits until the GPU has done all its work."""
+        refuse_halves("download", [self])
         found = np.zeros(self.shape, self.dtype)
         self.gpu.do("download", "download", [self], [], partial(np.copyto, found, self.host))
         return found

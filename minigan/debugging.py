@@ -6,6 +6,7 @@ What is checked are tensors, but this module stands below `tensor.py`: all it as
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from typing import Any
 
 from minigan.backend import array_module, on_device
@@ -29,6 +30,7 @@ def set_debug(on: bool) -> Iterator[None]:
 
 def check_finite(what: str, result: Any, made_of: Sequence[tuple[str, Any]]) -> None:
     """Raises FloatingPointError unless all values of the tensor are finite; `made_of` is told with it, by name."""
+    result = copy(result)  # asked for its `data`, a tensor no longer keeps them in 16 bits, and other kernels follow
     with on_device(result.device):
         if not array_module(result.device).isfinite(result.data).all():
             sources = "".join(f"; {name} of {finiteness(t)}" for name, t in made_of)

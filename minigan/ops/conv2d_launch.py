@@ -141,9 +141,8 @@ class Launcher:
 
     def as_read(self, array: Array) -> Array:
         """The array as the rung's kernels read it: 16 bits only in its own format, and where they need no padding."""
-        if self.rung == THREE_COLUMNS or array.dtype == self.half_dtype:
-            return aligned(array) if array.shape[-1] % 8 == 0 else widened(self.device, array)
-        return widened(self.device, array)
+        own = is_half(array) and (self.rung == THREE_COLUMNS or array.dtype == self.half_dtype)
+        return aligned(array) if own and array.shape[-1] % 8 == 0 else widened(self.device, array)
 
     @property
     def half_dtype(self) -> np.dtype | None:

@@ -20,7 +20,7 @@ from step_cases import Case
 
 import minigan as mg
 import minigan.functional as F
-from minigan import nn, optim
+from minigan import backend, half, nn, optim
 
 SYSTEMS = list(step_cases.EXAMPLES)
 
@@ -129,6 +129,26 @@ def test_what_cupy_refuses_is_refused() -> None:
             np.asarray(x)
         with pytest.raises(NotImplementedError):
             x[np.array([0, 1])]
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float16"])
+def test_16_bits_are_for_kernels_alone(dtype: str) -> None:
+    """CuPy would compute with bf16's bits as integers, and not say a word."""
+    with stand_in.installed(stand_in.Gpu()) as gpu:
+        x, y = gpu.empty((2, 8), dtype), gpu.empty((2, 8), np.float32)
+        assert np.isnan(half.widened("cuda", x).gpu_to_host()).all()  # nobody has written there
+        assert x.copy("C").dtype == x.dtype
+        for work in (
+            lambda: np.exp(x),
+            lambda: y + x,
+            lambda: x.sum(),
+            lambda: x.astype(np.float32),
+            lambda: backend.cupy().concatenate([x, x]),
+            lambda: y.__setitem__(..., x),
+            lambda: backend.to_numpy(x),
+        ):
+            with pytest.raises(TypeError, match=f"an array of {dtype}, which only kernels read"):
+                work()
 
 
 @pytest.mark.parametrize("system", SYSTEMS)

@@ -14,6 +14,7 @@ from test_conv2d_ladder import EVERY_TILE, PASSES, assert_sums, fits, forced, pr
 from minigan import half
 from minigan.ops import conv2d_cuda
 from minigan.ops.conv2d_ladder import RUNGS, THREE_COLUMNS, suits_three_columns
+from minigan.ops.conv2d_launch import Launcher
 
 precisions = pytest.mark.parametrize("precision", ["bf16", "fp16"])
 HALF_TILES = [(rung, tile) for rung, tile in EVERY_TILE if RUNGS[rung].half]
@@ -163,3 +164,11 @@ def test_a_nan_stays_in_its_filter(rung: int, tile: int) -> None:
     gw = conv2d_cuda.weight_grad("emulated", x, gy, g, **forced(rung, tile))
     assert np.isnan(gw[0]).any()
     assert np.isfinite(gw[1:]).all()
+
+
+@pytest.mark.parametrize(("rung", "dtype"), [(3, "float64"), (7, "float32"), (THREE_COLUMNS, "float32")])
+def test_only_16_bits_are_aligned(rung: int, dtype: str) -> None:
+    """Other arrays are loaded number by number where they begin beside a vector, and not copied."""
+    array = np.ones(17, dtype)[1:].reshape(2, 8)
+    assert array.ctypes.data % 16
+    assert Launcher("emulated", rung, np.dtype(dtype)).as_read(array) is array

@@ -9,6 +9,7 @@ from leaf_checks import narrow, wide
 
 import minigan as mg
 from minigan import backend, half, nn
+from minigan.debugging import set_debug
 from minigan.ops import conv2d, conv2d_cuda
 
 precisions = pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -150,6 +151,44 @@ launch = half.launch
 def never_widening(source: str, kernel: str, *args: Any, **settings: Any) -> None:
     assert kernel != "widen"
     launch(source, kernel, *args, **settings)
+
+
+@precisions
+@pytest.mark.parametrize("kind", ["discriminator", "generator"])
+def test_who_looks_for_nan_changes_nothing(kind: str, precision: str) -> None:
+    """MINIGAN_DEBUG reads every tensor; what is computed with them has to be what went wrong without it."""
+    mg.set_matmul_precision(precision)
+
+    def computed(on: bool) -> list[np.ndarray]:
+        net = network(kind)
+        with set_debug(on):
+            x = mg.tensor(images(kind), requires_grad=True, device="emulated")
+            y = net(x)
+            kept = sum(half.is_half(t._data) for t in inner(y))
+            assert kept == sum(kept for *_, kept in units(net))  # type: ignore[attr-defined]
+            found = mg.grad(y, [x, *net.parameters()], np.ones(y.shape, np.float32))
+        return [y.numpy(), *(g.numpy() for g in found), *(t.numpy() for _, t in net.named_tensors())]
+
+    for a, b in zip(computed(False), computed(True), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@precisions
+def test_what_is_written_into_an_inner_tensor_is_read_by_later_layers(precision: str) -> None:
+    """Nothing goes on with the 16 bits of before; and a gradient that would need them is refused."""
+    mg.set_matmul_precision(precision)
+    first, second = nn.Conv2d(3, 8, 3, 1, "same"), nn.Conv2d(8, 8, 3, 1, "same", bias=False)
+    first.to("emulated"), second.to("emulated")
+    t = first.forward(mg.tensor(np.ones((2, 6, 6, 3), np.float32), device="emulated"), half=True)
+    assert half.is_half(t._data)
+    y = second(t)
+    before, view = y.numpy(), t.reshape(2, 288)
+    t.data[...] *= 2  # nothing is rounded
+    t.mark_changed()
+    np.testing.assert_array_equal(view.numpy(), t.numpy().reshape(2, 288))
+    np.testing.assert_array_equal(second(t).numpy(), 2 * before)
+    with pytest.raises(mg.GraphError, match="changed in place"):
+        y.sum().backward()
 
 
 def wanted(net: nn.Sequential) -> list[mg.Tensor]:

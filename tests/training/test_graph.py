@@ -219,9 +219,13 @@ def test_products_in_a_graph_on_a_gpu(dtype: str, layouts: tuple[str, str]) -> N
 
 
 @needs_cuda
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_replayed_steps_on_a_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("minigan.backend._precision", "float32")
+@pytest.mark.parametrize(
+    ("name", "precision"), [*((name, "float32") for name in EXAMPLES), ("cats", "tf32"), ("cats", "bf16")]
+)
+def test_replayed_steps_on_a_gpu(name: str, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if precision != "float32" and backend.cuda_architecture("cuda") < 80:
+        pytest.skip(f"{precision} is for GPUs from sm_80 on")
+    monkeypatch.setattr("minigan.backend._precision", precision)
     system, said = make(name), []
     steps = GraphedStep(system, "cuda", said.append), make(name).step
     found = []
