@@ -70,11 +70,8 @@ def statistics(
     momentum: float = 0.0,
 ) -> tuple[Array, ...]:
     x, gamma = contiguous(device, _aligned(x), gamma)
-    run = _Kernels(device, x, groups)
-    found = tuple(run.empty(groups, run.channels) for _ in range(4))
-    after = *found, running_mean, running_var, float(momentum), float(epsilon)
-    run.counting("moments", (x, gamma, run.partial(), run.partial()), after)
-    return found
+    running = running_mean, running_var, float(momentum)
+    return _found(_Kernels(device, x, groups), "moments", (x, gamma), running, epsilon)
 
 
 def combined(
@@ -94,10 +91,15 @@ def combined(
     run = _Kernels(device, x, groups)
     members = parts.classes * parts.class_parts
     run.cut(members, PARTS_OF_A_THREAD * 8)
-    found = tuple(run.empty(groups, run.channels) for _ in range(4))
     sizes = {name: getattr(parts, name) for name in ("part_rows", "class_rows", "class_parts", "run")}
-    after = *found, running_mean, running_var, float(momentum), float(epsilon), members
-    run.counting("combine_moments", (means, squares, sizes, gamma, run.partial(), run.partial()), after)
+    running = running_mean, running_var, float(momentum)
+    return _found(run, "combine_moments", (means, squares, sizes, gamma), running, epsilon, members)
+
+
+def _found(run: _Kernels, kernel: str, given: Any, running: Any, epsilon: float, *sizes: int) -> tuple[Array, ...]:
+    """The four arrays of `statistics`, by a kernel that makes them of what is given; running ones are updated."""
+    found = tuple(run.empty(run.groups, run.channels) for _ in range(4))
+    run.counting(kernel, (*given, run.partial(), run.partial()), (*found, *running, float(epsilon), *sizes))
     return found
 
 
