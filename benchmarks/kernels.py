@@ -24,10 +24,10 @@ import roofline
 from layers import PUBLISHED_BATCH, Problem, problems
 from minigan.kernels import KernelError
 from peer import Peer
-from report import OK, SKIPPED, WRONG, Report, Result, note
+from report import OK, SKIPPED, WRONG, Report, Result, choose_device, note
 from timing import CudaTimer, HostTimer, Timer, Work, interleave
 
-from minigan.backend import Array, cuda_index, cupy, default_device, is_cuda, resolve_device
+from minigan.backend import Array, cuda_index, cupy, is_cuda
 from minigan.cpu import thread_count
 from minigan.ops.conv2d_ladder import RUNGS, THREE_COLUMNS, suits_three_columns
 from minigan.ops.conv2d_launch import architecture
@@ -219,15 +219,6 @@ def parser() -> argparse.ArgumentParser:
     add("--chart", type=Path, metavar="PATH", help="draw the ratios to this file (needs the extra 'plot')")
     add("--quick", action="store_true", help="the largest layer of each system only, timed briefly")
     return options
-
-
-def choose_device(named: str) -> str:
-    """The device, said aloud. An explicit one that is not there is an error; only auto chooses."""
-    if named != "auto":
-        return resolve_device(named)
-    chosen = default_device()
-    note(f"device {chosen}: {chosen.reason}")
-    return str(chosen)
 
 
 def import_torch(device: str) -> Any:

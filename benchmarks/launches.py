@@ -13,6 +13,7 @@ both sides, though batch norm, for one, has to read its input twice; a floor for
 """
 
 import argparse
+import importlib.util
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -171,6 +172,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     systems = given.systems.split(",")
     if not set(systems) <= set(EXAMPLES):
         raise SystemExit(f"--systems: expected some of {', '.join(EXAMPLES)}, got {given.systems}")
+    if not given.without_torch and importlib.util.find_spec("torch") is None:
+        raise SystemExit("PyTorch is not installed: pip install 'minigan[bench]', or count without it: --without-torch")
     mg.set_matmul_precision(given.precision)
     results = []
     print(f"{'system':10}{'side':18}{'launches':>9}{'own kernels':>13}{'uploads':>9}{'downloads':>11}{'GB moved':>10}")

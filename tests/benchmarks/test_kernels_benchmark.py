@@ -538,6 +538,7 @@ def test_a_case_that_runs_out_of_memory_says_so_and_the_run_goes_on(
     ("arguments", "message"),
     [
         (["--device", "cpu", "--rung", "3"], "the CPU has no ladder"),
+        (["--device", "tpu"], "--device: unknown device 'tpu'"),
         (["--device", "emulated", "--chart", "x.png"], "say nothing about a GPU"),
         (["--device", "cpu", "--batch", "0"], "expected a number from 1"),
         (["--device", "cpu", "--full-size"], "on cpu the networks are the published ones"),

@@ -1,6 +1,7 @@
 """The stand-in for CuPy computes what the emulator computes, refuses what CuPy refuses, and counts rightly."""
 
 import dataclasses
+import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -247,6 +248,12 @@ def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None
     assert f"{result['launches']}" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="expected some of"):
         launches.main(["--systems", "dogs"])
+
+
+def test_without_pytorch_it_says_how_to_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match="--without-torch"):
+        launches.main([])
 
 
 def test_modules_without_a_gpu_still_see_none() -> None:

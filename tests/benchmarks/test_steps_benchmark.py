@@ -454,6 +454,7 @@ def test_each_number_of_threads_has_its_own_process(
         (["--variants", "graphed"], "--variants: expected some of eager; compiled, got graphed"),
         (["--seconds-per-case", "0"], "expected numbers above 0"),
         (["--device", "emulated"], "expected cpu or cuda"),
+        (["--device", "tpu"], "--device: unknown device 'tpu'"),
     ],
 )
 def test_options_that_make_no_sense(arguments: list[str], message: str) -> None:
