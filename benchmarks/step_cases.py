@@ -22,31 +22,19 @@ nine digits: 0.39 of it already when both sides added up plainly. 0.48 is allowe
 makes, and 0.5 wherever factors are rounded, of which nothing was measured yet.
 """
 
-import importlib.util
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 from unittest import mock
 
 import convolutions as conv
 import layers
 import numpy as np
+from example_modules import load_example
 
 import minigan as mg
 
-EXAMPLE_FOLDER = Path(__file__).resolve().parents[1] / "examples"
-EXAMPLES = {
-    "cats": "dcgan_cats",
-    "simpsons": "dcgan_simpsons",
-    "anime": "dcgan_anime",
-    "maxpool": "gan_maxpool",
-    "began": "began_faces",
-}
 WITH_BATCH_NORM = ("cats", "simpsons", "anime")
 # Whether the generator draws anew for its own update, or its images for the discriminator serve both.
 GENERATED_ONCE = ("cats", "simpsons")
@@ -80,19 +68,6 @@ class Case:
         black = 0.0 if self.system == "began" else -1.0
         shape = (self.batch, *self.settings.image_size, 3)
         return np.random.default_rng(0).uniform(black, 1, shape).astype(np.float32)
-
-
-@cache
-def load_example(system: str) -> ModuleType:
-    """The example of a system as a module."""
-    name = EXAMPLES[system]
-    spec = importlib.util.spec_from_file_location(name, EXAMPLE_FOLDER / f"{name}.py")
-    if spec is None or spec.loader is None:
-        raise FileNotFoundError(f"expected the example {EXAMPLE_FOLDER / name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def make_case(system: str, preset: str, batch: int | None, device: str, precision: str) -> Case:
