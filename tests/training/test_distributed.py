@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 from example_modules import EXAMPLES
-from minigan.kernels.emulator.builder import compiler
+from minigan.kernels.emulator import builder
 from processes import assert_same_log, assert_same_state, end, last_checkpoint, steps_in_log, training, wait_for_step
 
 import minigan as mg
@@ -172,7 +172,7 @@ def test_a_gradient_penalty_through_synchronised_statistics(runs: Any) -> None:
 def test_synchronised_batch_norm_on_uneven_shares(device: str) -> None:
     """The emulator runs the kernels of a GPU, with sums by MPI."""
     if device == "emulated":
-        compiler()  # without one this test is skipped here, and not in the processes of the ranks
+        builder.compiler()  # without one this test is skipped here, and not in the processes of the ranks
     for count in (2, 3):
         assert program(count, "batch_norm", device) == "right\n"
 
