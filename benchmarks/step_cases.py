@@ -25,6 +25,7 @@ makes, and 0.5 wherever factors are rounded, of which nothing was measured yet.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 from unittest import mock
 
@@ -99,8 +100,9 @@ class Product:
     times: Mapping[str, int]
 
 
-def products(case: Case) -> Iterator[Product]:
-    """All of them, no result made twice.
+@cache
+def products(case: Case) -> tuple[Product, ...]:
+    """All of them, no result made twice. The networks are built for it, which takes a while: once for each case.
 
     Each layer of the generator goes forward for each generated batch (one that serves both updates, or two), and
     backward once. The discriminator goes forward for the real, the generated, and in the generator's update the
@@ -113,6 +115,7 @@ def products(case: Case) -> Iterator[Product]:
     networks = dict(zip("GD", mg.models.build(case.system, **sizes, **batch_norm), strict=True))
     forward_g = 1 if case.system in GENERATED_ONCE else 2
     convolutions = iter(layers.layers(case.system, case.batch, **sizes))
+    found = []
     for network, module in networks.items():
         first, dense = True, 0
         for name, p in module.named_parameters():
@@ -125,14 +128,17 @@ def products(case: Case) -> Iterator[Product]:
                 dense += 1
                 every = case.batch * (p.shape[0] + p.shape[1]) + p.size
                 elements = dict.fromkeys(times, every)
-                yield Product(f"{case.system} {network} dense {dense}", 2 * case.batch * p.size, elements, times)
+                found.append(
+                    Product(f"{case.system} {network} dense {dense}", 2 * case.batch * p.size, elements, times)
+                )
             else:
                 layer = next(convolutions)
                 if layer.transposed:
                     times = {**times, "forward": inputs, "input_grad": forward}
                 elements = {one: conv.traffic(layer.geometry, one, 1) for one in times}
-                yield Product(layer.name, conv.operations(layer.geometry), elements, times)
+                found.append(Product(layer.name, conv.operations(layer.geometry), elements, times))
             first = False
+    return tuple(found)
 
 
 def operations(case: Case) -> int:
