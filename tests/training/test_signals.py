@@ -180,7 +180,7 @@ def test_a_signal_before_training_leaves_nothing(train_example: Train, number: s
     with training("--out", "run", "--quiet", changes=changes) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "here\n"
-        _, err = end(process, number, timeout=20)  # it would wait for 30
+        _, err = end(process, number, timeout=5)
     if number == signal.SIGINT:
         assert (process.returncode, err) == (130, "stopped before training began: there is nothing to save\n")
     else:  # the usual death, for which a shell says 143, too
