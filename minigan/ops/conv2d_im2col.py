@@ -42,7 +42,7 @@ FEW_ROWS = 256
 def _finish_loop(start, stop, y, first, last, bias, slope, least):  # type: ignore[no-untyped-def]
     """Columns first ... last - 1 of y (M, K), in rows start ... stop - 1, become leaky(y + bias)."""
     for i in range(start, stop):
-        for k in range(first, last):
+        for k in range(np.uintp(first), np.uintp(last)):  # unsigned, as in `parallel_flat`
             value = y[i, k] + bias[k]
             below = slope * (least if value < least else value)
             y[i, k] = value if value > 0 else below
@@ -112,10 +112,10 @@ def _weight_grad_by_tap(x: Array, gy: Array, g: Geometry) -> Array:
 @jit
 def _add_loop(start, stop, sums, total):  # type: ignore[no-untyped-def]
     """total[i] = sums[0, i] + sums[1, i] + ... for i from start to stop - 1."""
-    for i in range(start, stop):
+    for i in range(np.uintp(start), np.uintp(stop)):
         total[i] = sums[0, i]
     for part in range(1, len(sums)):
-        for i in range(start, stop):
+        for i in range(np.uintp(start), np.uintp(stop)):
             total[i] += sums[part, i]
 
 
