@@ -13,6 +13,7 @@ import minigan.functional as F
 from minigan import init, nn, random
 from minigan.nn import Parameter
 from minigan.ops.conv2d import Conv2dWeightGrad
+from minigan.ops.place import ALONE, Place
 
 
 class Small(nn.Module):
@@ -479,8 +480,8 @@ def test_sequential_leaves_other_layers_alone() -> None:
     """A layer of a user's own class may do something else, and a LeakyReLU in front is not one behind."""
 
     class Own(nn.BatchNorm2d):
-        def forward(self, x: mg.Tensor, slope: float = 1.0) -> mg.Tensor:
-            return super().forward(x, slope) * 2.0
+        def forward(self, x: mg.Tensor, place: Place = ALONE) -> mg.Tensor:
+            return super().forward(x, place) * 2.0
 
     x = random.normal((4, 3, 3, 5))
     for layers in ((Own(5), nn.LeakyReLU(0.5)), (nn.LeakyReLU(0.5), nn.BatchNorm2d(5)), (nn.BatchNorm2d(5),)):
@@ -543,8 +544,8 @@ def test_together_costs_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """One convolution sees all images, and the parts of the result are no copies of it."""
     net = judge("cpu")
     seen = []
-    convolve = F.conv2d
-    monkeypatch.setattr(F, "conv2d", lambda x, *rest: seen.append(x.shape) or convolve(x, *rest))
+    convolve = nn.placed_conv2d
+    monkeypatch.setattr(nn, "placed_conv2d", lambda at, x, *rest: seen.append(x.shape) or convolve(at, x, *rest))
     one, two = nn.together(net, *batches(2, "cpu"))
     assert seen == [(8, 5, 4, 2)]
     assert one.shape == two.shape == (4, 1)
