@@ -30,28 +30,30 @@ extern "C" __global__ void __launch_bounds__(256)
   const int c = output % g.c, q = output / g.c % g.q, p = output / g.c / g.q % g.p, n = output / g.c / g.q / g.p;
   const int top = p * g.stride_h - g.top, left = q * g.stride_w - g.left;
   REAL best[COUNT] = {};
-  Neighbours<int, INDICES> where[COUNT / INDICES] = {};
-  bool first = true;
+  Neighbours<int, INDICES> where[COUNT / INDICES];
+#pragma unroll
+  for (int v = 0; v < COUNT; v++) where[v / INDICES].of[v % INDICES] = -1;
   for (int h = max(top, 0); h < min(top + g.kernel_h, g.h); h++)
     for (int w = max(left, 0); w < min(left + g.kernel_w, g.w); w++) {
       const auto xs = load<X_TYPE, COUNT>(x + ((n * g.h + h) * g.w + w) * g.c + c);
 #pragma unroll
       for (int v = 0; v < COUNT; v++) {
         const REAL value = widened(xs.of[v]);
-        if (first || value > best[v] || value != value) {
+        int& place = where[v / INDICES].of[v % INDICES];
+        if (place < 0 || value > best[v] || value != value) {
           best[v] = value;
-          where[v / INDICES].of[v % INDICES] = h * g.w + w;
+          place = h * g.w + w;
         }
       }
-      first = false;
     }
   store(y + i, best);
 #pragma unroll
   for (int v = 0; v < COUNT; v += INDICES) store(index + i + v, where[v / INDICES]);
 }
 
-// gy, index (N, P, Q, C) -> gx (N, H, W, C). Each index must lie in its own window.
-extern "C" __global__ void __launch_bounds__(256)
+// gy, index (N, P, Q, C) -> gx (N, H, W, C). Each index must lie in its own window. (256, 1: left to
+// itself, the compiler spills a register or two so as to need fewer.)
+extern "C" __global__ void __launch_bounds__(256, 1)
     put_maxima(const X_TYPE* gy, const int* index, X_TYPE* gx, Pool g, int count) {
   const long long i = grid_thread() * COUNT;
   if (i >= count) return;

@@ -24,8 +24,9 @@ extern "C" __global__ void __launch_bounds__(256)
   store(y + i, load<X_TYPE, COUNT>(x + (row / scale * width + column / scale) * channels + c));
 }
 
-// x (N, H scale, width scale, channels) -> y (N, H, width, channels) of n elements.
-extern "C" __global__ void __launch_bounds__(256)
+// x (N, H scale, width scale, channels) -> y (N, H, width, channels) of n elements. (256, 1: left to itself, the compiler spills a
+// register or two so as to need fewer.)
+extern "C" __global__ void __launch_bounds__(256, 1)
     sum_blocks(const X_TYPE* x, X_TYPE* y, int width, int channels, int scale, int n) {
   const long long i = grid_thread() * COUNT;
   if (i >= n) return;

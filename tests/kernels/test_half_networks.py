@@ -42,7 +42,8 @@ def network(kind: str, channels: int = 16) -> nn.Sequential:
             nn.ConvTranspose2d(c, c, 4, 2, "same"), nn.ReLU(), nn.Conv2d(c, 3, 3, 1, "same"), nn.Tanh(),
         ],
         "smooth": lambda: [
-            nn.Conv2d(3, c, 3, 1, "same"), nn.ELU(), nn.UpsampleNearest2d(2), nn.Conv2d(c, 2 * c, 4, 2, "same"), nn.ELU(0.5),
+            nn.Conv2d(3, c, 3, 1, "same"), nn.ELU(), nn.UpsampleNearest2d(2),
+            nn.Conv2d(c, 2 * c, 4, 2, "same"), nn.ELU(0.5),
             nn.ConvTranspose2d(2 * c, c, 3, 1, "same"), nn.ELU(), nn.Conv2d(c, c, 5, 2, "same"),
             nn.Flatten(), nn.Linear(36 * c, 1),
         ],
@@ -272,8 +273,8 @@ def errors(found: list[np.ndarray], exact: list[np.ndarray]) -> list[float]:
 def test_against_float64(groups: int, precision: str) -> None:
     """The norm of what is wrong, relative to that of the values: at most u = 2^-9 or 2^-12 of one rounding.
 
-    (Of a single number it is up to 2 u. In the mean square that is 2 u / sqrt(3) just above a power of two, half as much
-    just below the next one, and 0.76 u of numbers spread evenly between them.)
+    (Of a single number it is up to 2 u. In the mean square that is 2 u / sqrt(3) just above a power of two, half as
+    much just below the next one, and 0.76 u of numbers spread evenly between them.)
 
     On its way forward a value is rounded with the operands of three convolutions, six times, and where it is kept,
     three times, of which one may be the operand's: 9 u. A gradient comes as far again, 18 u. LeakyReLU takes gradients
@@ -337,9 +338,9 @@ def test_what_fp16_cannot_hold_is_seen() -> None:
 def test_smooth_layers_against_float64_to_second_order(precision: str) -> None:
     """As test_against_float64 counts. Forward: of four convolutions 5 operands that are not kept, and 6 results: 11 u.
 
-    A gradient is rounded 3 times a layer, 12 u, and multiplied by 3 slopes of ELU, of at most 1 and each off by what its y
-    is, 33 u; a weight's is multiplied by an activation, 11 u. The penalty's gradient goes that way twice, and has a product
-    of two in it.
+    A gradient is rounded 3 times a layer, 12 u, and multiplied by 3 slopes of ELU, of at most 1 and each off by what
+    its y is, 33 u; a weight's is multiplied by an activation, 11 u. The penalty's gradient goes that way twice, and has
+    a product of two in it.
     """
     unit = {"bf16": 2.0**-9, "fp16": 2.0**-12}[precision]
     results = []
@@ -358,4 +359,3 @@ def test_smooth_layers_against_float64_to_second_order(precision: str) -> None:
     assert 0 < found[0] <= 11 * unit
     assert 0 < max(found[1:count]) <= 56 * unit
     assert 0 < max(found[count:]) <= 4 * 56 * unit
-    print([round(f / unit, 1) for f in found])
