@@ -349,7 +349,7 @@ MUTATIONS = [
     # -- pooling
     Mutation("pool: no upper bound", POOL, "w < min(left + g.kernel_w, g.w)", "w < left + g.kernel_w"),
     Mutation("pool: no lower bound", POOL, "h = max(top, 0)", "h = top"),
-    Mutation("pool: last of equals", POOL, "value > best ||", "value >= best ||"),
+    Mutation("pool: last of equals", POOL, "value > best[v] ||", "value >= best[v] ||"),
     Mutation("pool: NaN ignored", POOL, " || value != value", ""),
     Mutation("pool: starts with 0", POOL, "place < 0 || ", ""),
     Mutation("put: first window lost", POOL, "g.kernel_h + 1, 0)", "g.kernel_h + 1 + g.stride_h, 0)"),
