@@ -491,6 +491,43 @@ def test_sequential_leaves_other_layers_alone() -> None:
         assert_same(nn.Sequential(*layers)(x), expected)
 
 
+def test_what_a_chain_plans() -> None:
+    """Slopes that are computed along; 16 bits from a convolution to the next one; moments for who asks in training."""
+
+    class Own(nn.ELU):
+        """May read float32 alone."""
+
+    layers = [
+        nn.Conv2d(8, 8, 3),
+        nn.LeakyReLU(0.3),
+        nn.BatchNorm2d(8),
+        nn.ELU(),
+        nn.MaxPool2d(2),
+        nn.UpsampleNearest2d(),
+    ]
+    layers += [
+        nn.ConvTranspose2d(8, 8, 3),
+        Own(),
+        nn.Conv2d(8, 8, 3),
+        nn.ELU(),
+        nn.Flatten(),
+        nn.Linear(8, 8),
+        nn.ReLU(),
+    ]
+    layers += [nn.LeakyReLU(), nn.BatchNorm2d(8)]
+    for training in (True, False):
+        layers[2].train(training)
+        plan = nn._planned(layers)
+        places = [getattr(step, "keywords", {}).get("place") for step in plan]
+        assert [p and (p.slope, p.half) for p in places] == [
+            (0.3, True), (1.0, True), None, None, None,
+            (1.0, False), None, (1.0, False), None, None, (0.0, False), None, (1.0, False),
+        ]  # fmt: skip
+        assert places[1].moments is places[0].moments
+        assert (places[0].moments is not None) == training
+        assert [p.moments for p in (places[5], places[7], places[10])] == [None] * 3
+
+
 # ---- several batches in one pass -------------------------------------------------------------------------------------
 
 
