@@ -22,8 +22,9 @@ from typing import Any
 from unittest import mock
 
 import stand_in
+from example_modules import EXAMPLES
 from stand_in import ON_DEVICE, Call
-from step_cases import EXAMPLES, Case, build, make_case
+from step_cases import Case, build, make_case
 
 import minigan as mg
 

@@ -32,8 +32,9 @@ import numpy as np
 import report as reports
 import roofline
 import step_report
+from example_modules import EXAMPLES
 from report import OK, SKIPPED, WRONG, note
-from step_cases import EXAMPLES, Case, Record, build, judge, loss_tolerance, make_case, operations, record
+from step_cases import Case, Record, build, judge, loss_tolerance, make_case, operations, record
 from step_report import CaseResult, SideResult
 from timing import CudaTimer, HostTimer, Spread, Work, interleave
 

@@ -16,17 +16,18 @@ import launches
 import roofline
 import stand_in
 import step_cases
+from example_modules import EXAMPLES, load_example
 from step_cases import Case
 
 import minigan as mg
 import minigan.functional as F
 from minigan import backend, half, nn, optim
 
-SYSTEMS = list(step_cases.EXAMPLES)
+SYSTEMS = list(EXAMPLES)
 
 
 def tiny(system: str, device: str) -> Case:
-    settings = step_cases.load_example(system).PRESETS["small"]
+    settings = load_example(system).PRESETS["small"]
     sizes = {"image_size": (16, 32), "base_channels": 4, "z_size": 7, "batch_size": 3}
     return Case(system, "small", dataclasses.replace(settings, **sizes), device, "float32")
 

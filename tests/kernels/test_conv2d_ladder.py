@@ -656,7 +656,7 @@ def test_slices_are_added_up_in_order(rung, tile, g, allocated):
     arrays, counts = random_inputs(what, g), []
     for wanted in (1, 2, 5, 16, 17, 33):
         results = []
-        for seed in (0, 1, 2):
+        for seed in (0, 1):  # two orders of the blocks
             allocated.clear()
             with options(seed=seed):
                 results.append(run(what, g, arrays, **forced(rung, tile), slices=wanted))

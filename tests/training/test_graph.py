@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from example_modules import EXAMPLES, load_example
+from minigan.kernels.emulator import builder
 
 # The stand-in is a part of the benchmarks, which are scripts beside each other, not a package.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
@@ -304,7 +305,7 @@ def test_cublas_is_called_as_its_header_says(
 ) -> None:
     (tmp_path / "cublas.cpp").write_text(CUBLAS)
     library = tmp_path / "cublas.so"
-    subprocess.run(["g++", "-shared", "-fPIC", "-o", library, tmp_path / "cublas.cpp"], check=True)
+    subprocess.run([builder.compiler(), "-shared", "-fPIC", "-o", library, tmp_path / "cublas.cpp"], check=True)
     monkeypatch.setattr(matmul_cuda, "_library", lambda cuda: FIND_CUBLAS(CudaOf(library)))
     rng = np.random.default_rng(0)
     as_they_lie = itertools.product(("plain", "turned"), repeat=2)  # copies would be made when a graph is launched
