@@ -45,7 +45,7 @@ LEAVES |= {"conv2d_winograd.py", "winograd.py", "winograd_loops.py"}
 LEAVES |= {"conv2d_cuda.py", "conv2d_ladder.py", "conv2d_launch.py", "conv2d_tune.py"}
 LEAVES |= {"batch_norm_arrays.py", "batch_norm_cpu.py", "batch_norm_cuda.py", "column_sums.py"}
 LEAVES |= {"elements.py", "losses_cuda.py", "max_pool2d_cpu.py", "matmul_cuda.py", "max_pool2d_cuda.py", "rounded.py"}
-LEAVES |= {"moments.py"}
+LEAVES |= {"moments.py", "upsample_nearest2d_cpu.py", "upsample_nearest2d_cuda.py"}
 
 
 def module_name(path: Path) -> str:
