@@ -140,8 +140,8 @@ def command_line(
         sync_batch_norm=bool(given.sync_batch_norm),
         metrics_every=given.metrics_every,
         keep=given.keep or 3,
-        tensorboard=given.tensorboard,
-        graph=given.graph,
+        tensorboard=bool(given.tensorboard),
+        graph=bool(given.graph),
         resume=given.resume,
         from_step=given.from_step,
         quiet=given.quiet,
@@ -165,6 +165,8 @@ def _recall(given: argparse.Namespace, system: str) -> None:
             "image_size": tuple(settings["image_size"]),
             "keep": old.get("keep"),
             "metrics_every": old.get("metrics_every"),
+            "tensorboard": old.get("tensorboard"),
+            "graph": old.get("graph"),
             "was_device": old.get("device"),
             "was_precision": old.get("precision"),
         }
@@ -223,8 +225,12 @@ def _parser(system: str, description: str, presets: list[str]) -> argparse.Argum
         help="measure the samples every N steps, into metrics.csv, and keep the best checkpoint",
     )
     add("--keep", type=_count, metavar="N", help="how many checkpoints to keep, the last ones (3)")
-    add("--tensorboard", action="store_true", help="write for TensorBoard, too (extra watch)")
-    add("--graph", action="store_true", help="on a GPU, replay the step as one CUDA graph; same numbers, fewer waits")
+    add("--tensorboard", action=argparse.BooleanOptionalAction, help="write for TensorBoard, too (extra watch)")
+    add(
+        "--graph",
+        action=argparse.BooleanOptionalAction,
+        help="on a GPU, replay the step as one CUDA graph; same numbers, fewer waits",
+    )
     add(
         "--resume", action="store_true", help="go on from the last checkpoint in --out, or in the latest run, as it was"
     )

@@ -322,7 +322,8 @@ def _configuration(options: Options[Any]) -> dict[str, Any]:
 
 def _unbinding(options: Options[Any]) -> dict[str, Any]:
     """What a resumed run has as before, unless it is told otherwise."""
-    return {"keep": options.keep, "metrics_every": options.metrics_every}
+    names = ("keep", "metrics_every", "tensorboard", "graph")
+    return {name: getattr(options, name) for name in names}
 
 
 def _differences(old: Mapping[str, Any], options: Options[Any]) -> list[str]:

@@ -396,7 +396,7 @@ def test_a_run_with_a_graph_is_the_run_without(
     launched = [call for call in gpu.calls if call.kind == "graph"]
     assert len(launched) == 6 - WARM_UP
     assert "without a CUDA graph" not in capsys.readouterr().out
-    train_example(name, "--device", "cuda", "--out", "with", "--resume", "--steps", "7")
+    train_example(name, "--device", "cuda", "--out", "with", "--resume", "--no-graph", "--steps", "7")
     found = []
     for run in (Path("without"), Path("with")):
         row = (run / "log.csv").read_text().splitlines()[-1].rpartition(",")[0]  # without its speed
@@ -410,5 +410,10 @@ def test_a_run_with_a_graph_is_the_run_without(
 def test_a_run_without_a_gpu_says_that_there_is_no_graph(
     train_example: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    words = "the step runs without a CUDA graph: device cpu has no graphs\n"
     train_example("anime", "--device", "cpu", "--graph", "--steps", "1")
-    assert "the step runs without a CUDA graph: device cpu has no graphs\n" in capsys.readouterr().out
+    assert words in capsys.readouterr().out
+    train_example("anime", "--device", "cpu", "--resume", "--steps", "2")  # what was asked for is remembered
+    assert words in capsys.readouterr().out
+    train_example("anime", "--device", "cpu", "--resume", "--no-graph", "--steps", "3")
+    assert words not in capsys.readouterr().out

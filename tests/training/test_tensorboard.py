@@ -91,6 +91,16 @@ def test_after_going_back_only_the_new_story_is_shown(train_example: Train) -> N
     assert sorted(pictures) == [0, 3, 5]
 
 
+def test_a_resumed_run_is_watched_until_it_is_told_not_to(train_example: Train) -> None:
+    train_example("cats", "--out", "run", "--quiet", "--tensorboard", "--steps", "2")
+    wait_for_the_next_second()
+    train_example("cats", "--out", "run", "--quiet", "--resume", "--steps", "4")
+    wait_for_the_next_second()
+    train_example("cats", "--out", "run", "--quiet", "--no-tensorboard", "--resume", "--steps", "5")
+    train_example("cats", "--out", "run", "--quiet", "--resume", "--steps", "6")
+    assert list(shown("run")[0]["loss_generator"]) == [1, 2, 3, 4]
+
+
 def test_without_tensorboardx_one_line_says_what_to_install(
     train_example: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
