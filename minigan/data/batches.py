@@ -1,6 +1,7 @@
 """Batches of images for training: shuffled, flipped, scaled; the same again after a resume."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ class Batches(Iterator[npt.NDArray[np.float32]]):
     last short batch is dropped. With it, each image of each batch is drawn from all of them.
     flip: mirror each image, left to right, with probability one half.
     share: of each batch only these rows, for one of many processes that train together; None: all of them.
+    digest: a hash of what the images come from, to know them again by; empty: nothing to compare.
     Raises DataError for fewer images than a batch.
     """
 
@@ -32,6 +34,7 @@ class Batches(Iterator[npt.NDArray[np.float32]]):
         low: float = -1.0,
         high: float = 1.0,
         share: slice | None = None,
+        digest: str = "",
     ) -> None:
         if images.ndim != 4 or images.dtype != np.uint8:
             raise ValueError(f"images must be (N, H, W, C) of uint8, not {images.shape} of {images.dtype}")
@@ -51,6 +54,7 @@ class Batches(Iterator[npt.NDArray[np.float32]]):
         self.replacement = replacement
         self.flip = flip
         self.share = share or slice(None)
+        self.digest = digest
         self.step = 0  # batches taken so far; everything else follows from it
         self.table = np.linspace(low, high, 256, dtype=np.float32)  # what each byte becomes; the ends are exact
         self._epoch_drawn = -1
@@ -92,17 +96,24 @@ class Batches(Iterator[npt.NDArray[np.float32]]):
         batch[flips] = batch[flips, :, ::-1]
         return self.table.take(batch)
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, int | str]:
         """Where the batches stand. `step` says it all; the rest is for readers, and to check it by."""
         position = self.step % self.batches_per_epoch
-        return {"epoch": self.epoch, "position": position, "step": self.step, "images": len(self.images)}
+        where: dict[str, int | str] = {"epoch": self.epoch, "position": position, "step": self.step}
+        return where | {"images": len(self.images), "digest": self.digest}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state` was taken. Raises ValueError where images or batch size do not fit it."""
         if state["images"] != len(self.images):
             raise ValueError(
                 f"there were {state['images']:,} images, and now there are {len(self.images):,}. "
                 "Resume with the same images and batch size."
+            )
+        before = state.get("digest", "")  # a checkpoint may be older than the digests
+        if before and self.digest and before != self.digest:
+            raise ValueError(
+                f"there were {state['images']:,} images, and now there are as many, but others, or in another order. "
+                "Resume with the same images."
             )
         epoch, position = divmod(state["step"], self.batches_per_epoch)
         if (epoch, position) != (state["epoch"], state["position"]):

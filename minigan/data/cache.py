@@ -23,7 +23,7 @@ import numpy as np
 from minigan.data.decode import Pixels
 from minigan.data.sources import DataError
 
-FORMAT_VERSION = 2  # raise it when the same file would give other pixels, or when this layout changes
+FORMAT_VERSION = 3  # raise it when the same file would give other pixels, or when this layout changes
 DEFAULT_LIMIT_GIB = 8.0
 ABANDONED_AFTER_S = 3600.0  # a run that builds a set writes to it all the time, unless it was killed
 
@@ -37,12 +37,14 @@ class Listing:
     names: of the images, in their order.  skipped: (name, reason) of each file that could not be used.
     left_out: how many files were left out as asked.
     complete: False where a file could not be read this time; such a set is not kept.
+    digest: a hash of the files that the images come from; empty where they come from none.
     """
 
     names: list[str]
     skipped: list[tuple[str, str]]
     left_out: int = 0
     complete: bool = True
+    digest: str = ""
 
 
 Fill = Callable[[Callable[[Pixels], None]], Listing]
@@ -135,7 +137,7 @@ def _find(folder: Path, key: str, height: int, width: int) -> tuple[Pixels, List
     try:
         record = json.loads(path.with_suffix(".json").read_text("utf-8"))
         skipped = [(name, reason) for name, reason in record["skipped"]]
-        listing = Listing(record["names"], skipped, record["left_out"])
+        listing = Listing(record["names"], skipped, record["left_out"], digest=record["digest"])
         images = _map(path, (len(listing.names), height, width, 3))
     except OSError:  # not there; if something is wrong with the folder, building the set will say so
         return None
@@ -176,7 +178,7 @@ def _build(folder: Path, key: str, height: int, width: int, fill: Fill, limit: i
 def _write_record(folder: Path, path: Path, listing: Listing) -> None:
     handle, part = tempfile.mkstemp(".part", dir=folder)
     with open(handle, "w", encoding="utf-8") as file:
-        json.dump({"names": listing.names, "skipped": listing.skipped, "left_out": listing.left_out}, file)
+        json.dump({name: getattr(listing, name) for name in ("names", "skipped", "left_out", "digest")}, file)
     os.replace(part, path)
 
 

@@ -1,5 +1,6 @@
 """A folder or an archive of images as one array."""
 
+import hashlib
 import os
 import threading
 from collections import deque
@@ -28,6 +29,7 @@ class ImageSet:
     images: (N, height, width, 3), uint8, read-only, perhaps on the disk and mapped into memory.
     names: N file names, relative to the source.  skipped: (name, reason) of each file that could not be used.
     left_out: how many files were left out because they were listed, of `listed` names.
+    digest: a hash of the contents of the N files, in their order, whatever they are called and wherever they lie.
     """
 
     source: Path
@@ -36,6 +38,7 @@ class ImageSet:
     skipped: list[tuple[str, str]]
     left_out: int = 0
     listed: int = 0
+    digest: str = ""
 
     def summary(self) -> str:
         """For example "1,203 images from cats/, 1 skipped: a.jpg (truncated)"."""
@@ -87,7 +90,8 @@ def load_images(
         return decode(data, height, width, skip_grey=skip_grey)
 
     def image_set(images: Pixels, listing: Listing) -> ImageSet:
-        return ImageSet(source.path, images, listing.names, listing.skipped, listing.left_out, listed=len(unwanted))
+        names, skipped, left_out = listing.names, listing.skipped, listing.left_out
+        return ImageSet(source.path, images, names, skipped, left_out, listed=len(unwanted), digest=listing.digest)
 
     def fill(add: Callable[[Pixels], None]) -> Listing:
         listing = _decode_all(source, unwanted, decode_one, add, threads or _cores(), progress)
@@ -129,10 +133,11 @@ def _decode_all(
     from minigan.progress import tqdm
 
     listing = Listing(names=[], skipped=[])
-    pending: deque[tuple[str, Future[Pixels]]] = deque()
+    contents = hashlib.sha256()
+    pending: deque[tuple[str, bytes, Future[Pixels]]] = deque()
 
     def collect() -> None:
-        name, future = pending.popleft()
+        name, content, future = pending.popleft()
         try:
             image = future.result()
         except DataError as error:
@@ -140,6 +145,7 @@ def _decode_all(
         else:
             add(image)
             listing.names.append(name)
+            contents.update(content)
 
     # None: a bar in a terminal only, not in a log file.
     bar = tqdm(source, "decoding", source.total, unit=" images", leave=False, disable=None if progress else True)
@@ -154,12 +160,13 @@ def _decode_all(
                 listing.skipped.append((entry.name, str(error)))
                 listing.complete &= not isinstance(error, UnreadableError)
                 continue
-            pending.append((entry.name, pool.submit(decode_one, data)))
+            pending.append((entry.name, hashlib.sha256(data).digest(), pool.submit(decode_one, data)))
             if len(pending) >= 4 * threads:  # a bound, or the files of a fast disk would pile up in memory
                 collect()
         while pending:
             collect()
     listing.skipped.sort()
+    listing.digest = contents.hexdigest()
     return listing
 
 

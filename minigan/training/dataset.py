@@ -39,8 +39,9 @@ class Dataset:
     ) -> Batches:
         """Batches of the images, or a share of each, in the range that black and white have in `pixels`."""
         black, white = pixels
+        images, digest = self._images(options, say)
         return Batches(
-            self._images(options, say),
+            images,
             options.settings.batch_size,
             options.seed,
             replacement=self.replacement,
@@ -48,17 +49,18 @@ class Dataset:
             low=black,
             high=white,
             share=share,
+            digest=digest,
         )
 
-    def _images(self, options: Options[Any], say: Callable[[str], None]) -> np.ndarray:
-        """uint8 (N, H, W, 3)."""
+    def _images(self, options: Options[Any], say: Callable[[str], None]) -> tuple[np.ndarray, str]:
+        """uint8 (N, H, W, 3), and a hash of their files: empty for toys, which have none."""
         size = options.settings.image_size
         if options.data is None:
             say(
                 f"data: {self.toy_count:,} drawn toy images, {self.toys}; your own: --data PATH (drawing takes some "
                 "seconds, once)"
             )
-            return _toys(self.toys, self.toy_count, size)
+            return _toys(self.toys, self.toy_count, size), ""
         if options.data.is_file() and options.data.suffix.lower() in IMAGE_SUFFIXES:
             if not self.one_photo:
                 raise DataError(f"{options.data} is one image: expected a folder or an archive of many.")
@@ -73,7 +75,7 @@ class Dataset:
             progress=not options.quiet,
         )
         say(f"data: {found.summary()}")
-        return found.images
+        return found.images, found.digest
 
 
 def _toys(kind: str, count: int, size: tuple[int, int]) -> np.ndarray:
@@ -90,7 +92,8 @@ def _toys(kind: str, count: int, size: tuple[int, int]) -> np.ndarray:
     return cached(key_of(["toys", kind, count, *size, code.hexdigest()]), *size, fill)[0]
 
 
-def _turned(path: Path, size: tuple[int, int]) -> np.ndarray:
+def _turned(path: Path, size: tuple[int, int]) -> tuple[np.ndarray, str]:
+    """The images that a photo gives, and a hash of its file."""
     from PIL import Image
 
     from minigan.data.decode import decode, pillow_warnings
@@ -98,8 +101,9 @@ def _turned(path: Path, size: tuple[int, int]) -> np.ndarray:
 
     side = OVERSAMPLED * max(size)
     try:
+        content = read_file(path)
         with pillow_warnings():
-            photo = decode(read_file(path), side, side)
+            photo = decode(content, side, side)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
-    return rotations(Image.fromarray(photo), *size)[:TURNED]
+    return rotations(Image.fromarray(photo), *size)[:TURNED], hashlib.sha256(content).hexdigest()

@@ -105,7 +105,7 @@ def test_the_state_says_where_the_batches_stand() -> None:
     batches = make(count=11)
     for _ in range(7):
         next(batches)
-    assert batches.state_dict() == {"epoch": 2, "position": 1, "step": 7, "images": 11}
+    assert batches.state_dict() == {"epoch": 2, "position": 1, "step": 7, "images": 11, "digest": ""}
 
 
 def test_a_state_of_other_data_is_refused() -> None:
@@ -116,6 +116,13 @@ def test_a_state_of_other_data_is_refused() -> None:
         batches.load_state_dict({"epoch": 1, "position": 3, "step": 7, "images": 11})
     with pytest.raises(ValueError, match="there were 12 images, and now there are 11"):  # in the first epoch, too
         batches.load_state_dict({"epoch": 0, "position": 2, "step": 2, "images": 12})
+    state = make(count=11, digest="a").state_dict()
+    with pytest.raises(ValueError, match="there were 11 images, and now there are as many, but others"):
+        make(count=11, digest="b").load_state_dict(state)
+    make(count=11, digest="a").load_state_dict(state)
+    make(count=11, digest="").load_state_dict(state)  # drawn: nothing to compare
+    del state["digest"]
+    make(count=11, digest="b").load_state_dict(state)  # of an older checkpoint
 
 
 @pytest.mark.parametrize("settings", [{"flip": True}, {"flip": True, "replacement": True}])

@@ -61,6 +61,21 @@ def test_all_that_can_be_used_is(folder: Path) -> None:
     )
 
 
+def test_images_are_known_by_what_is_in_their_files(folder: Path, tmp_path: Path, monkeypatch) -> None:
+    digest = load(folder).digest
+    moved = Path(shutil.copytree(folder, tmp_path / "moved", ignore=shutil.ignore_patterns("cut.jpg")))
+    monkeypatch.setenv("MINIGAN_CACHE_GIB", "0")  # with the cache above, without it here
+    assert load(moved).digest == load(moved, (4, 4)).digest == digest
+    os.utime(moved / "a.PNG", (1, 1))
+    assert load(moved).digest == digest
+    first, second = (moved / "a.PNG").read_bytes(), (moved / "f.png").read_bytes()
+    (moved / "a.PNG").write_bytes(first + b"trailing")
+    changed = load(moved).digest
+    (moved / "a.PNG").write_bytes(second)
+    (moved / "f.png").write_bytes(first)
+    assert len({digest, changed, load(moved).digest}) == 3
+
+
 @pytest.mark.parametrize("threads", [1, 2, 7])
 def test_the_number_of_threads_changes_nothing(folder: Path, monkeypatch, threads: int) -> None:
     expected = load(folder, threads=3)

@@ -256,6 +256,26 @@ def test_resume_refuses_another_number_of_images(
     assert "there were 21 images, and now there are 22" in capsys.readouterr().err
 
 
+def test_resume_refuses_other_images_wherever_they_lie(
+    train_cats: Train, pictures: Path, capsys: pytest.CaptureFixture
+) -> None:
+    train_cats("--out", "run", "--quiet", "--steps", "2")
+    for i, path in enumerate(sorted(pictures.iterdir())):
+        os.utime(path, (i, i))  # a copy, perhaps, or unpacked anew
+    train_cats("--out", "run", "--quiet", "--resume", "--steps", "3")
+    path, other = pictures / "3.png", pictures / "4.png"
+    content = path.read_bytes()
+    path.write_bytes(other.read_bytes())
+    with pytest.raises(SystemExit) as end:
+        train_cats("--out", "run", "--quiet", "--resume", "--steps", "4")
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert "there were 21 images, and now there are as many, but others, or in another order." in error
+    assert error.count("\n") == 1
+    path.write_bytes(content)
+    train_cats("--out", "run", "--quiet", "--resume", "--steps", "4")
+
+
 def test_resume_refuses_a_damaged_checkpoint(train_cats: Train, capsys: pytest.CaptureFixture) -> None:
     train_cats("--out", "run", "--quiet")
     path = Path("run/checkpoints/000007.safetensors")
