@@ -297,7 +297,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             given.out.write_text(json.dumps(found))
         return 0
     if given.model:
-        found = json.loads(given.model.read_text())
+        found = reports.read_json("--model", given.model, "distributed.py", "steps")
         print(f"{tables(found)}\n\n{prediction(found)}")
         return 0
     names = given.systems.split(",")

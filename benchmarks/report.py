@@ -176,6 +176,18 @@ def _columns(rows: Sequence[Sequence[str]]) -> str:
 # ---- JSON ------------------------------------------------------------------------------------------------------------
 
 
+def read_json(option: str, path: Path, script: str, key: str) -> dict[str, Any]:
+    """What a script wrote, with `key` in it. Raises SystemExit, with the option's name, where it is not that."""
+    expected = f"{option}: expected a JSON file of {script}"
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"{expected}; {path} cannot be read: {error}") from None
+    if not isinstance(found, dict) or key not in found:
+        raise SystemExit(f"{expected}; {path} has no {key!r}")
+    return found
+
+
 def write_json(path: Path, report: Report) -> None:
     """Everything, in one file: what the numbers mean, where they come from, and each of them."""
     content = {

@@ -15,12 +15,12 @@ the median.
 """
 
 import argparse
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import report as reports
 import step_cases
 from convolutions import PRECISIONS
 from example_modules import EXAMPLES
@@ -172,9 +172,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if product is None or not (product > 0 and given.copy > 0):
         raise SystemExit(f"--product: expected operations a second in {given.precision}, got {given.product}")
     ceilings = Ceilings(given.copy, {given.precision: product})
+    kernels, steps = measured_kernels(given.kernels), measured_steps(given.steps)
     # Bytes outside of the layers are float32's in any precision that only the layers know.
     mg.set_matmul_precision(given.precision if given.precision in backend.PRECISIONS else "tf32")
-    kernels, steps = measured_kernels(given.kernels), measured_steps(given.steps)
     cases = [
         step_cases.make_case(system, given.preset, given.batch_size, "cuda", given.precision) for system in systems
     ]
@@ -216,7 +216,7 @@ def measured_kernels(path: Path | None) -> Mapping[tuple[str, str, str, int], fl
 
 
 def _kernel_times(path: Path) -> Iterator[tuple[tuple[str, str, str, int], float]]:
-    for one in json.loads(path.read_text())["results"]:
+    for one in reports.read_json("--kernels", path, "kernels.py", "results")["results"]:
         if one["timing"] and (one["chosen"] or one["competitor"] == "minigan"):
             for layer in one["problem"]["layers"]:
                 key = layer, one["pass"], one["precision"], one["problem"]["geometry"]["n"]
@@ -226,7 +226,7 @@ def _kernel_times(path: Path) -> Iterator[tuple[tuple[str, str, str, int], float
 def measured_steps(path: Path | None) -> Mapping[tuple[str, str, int, str], float]:
     """Seconds by system, preset, batch and precision; of several runs, with and without a graph, the fastest."""
     found: dict[tuple[str, str, int, str], float] = {}
-    for run in json.loads(path.read_text())["runs"] if path else ():
+    for run in reports.read_json("--steps", path, "steps.py", "runs")["runs"] if path else ():
         for one in run["results"]:
             key = one["system"], one["preset"], one["batch"], one["precision"]
             for side in one["sides"]:

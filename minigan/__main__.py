@@ -5,6 +5,7 @@ import sys
 import minigan as mg
 from minigan.commands import data, doctor, export, generate, interpolate, report
 from minigan.data import DataError
+from minigan.environment import SettingError, check_switches
 from minigan.kernels import EmulatorError
 from minigan.serialization import CheckpointError
 from minigan.training.command_line import OneLineParser, fail, quiet_pipes
@@ -22,8 +23,9 @@ def main(arguments: list[str] | None = None) -> None:
         command.add_to(commands)
     given = parser.parse_args(arguments)
     try:
+        check_switches()
         given.run(given)
-    except (UserError, DataError, CheckpointError, mg.DeviceError, EmulatorError) as error:
+    except (UserError, DataError, CheckpointError, SettingError, mg.DeviceError, EmulatorError) as error:
         fail(str(error))
 
 

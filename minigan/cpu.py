@@ -28,6 +28,10 @@ from typing import Any
 
 import numpy as np
 
+from minigan.environment import SettingError
+
+MOST_THREADS = 1024  # more of them are a slip of the keyboard, which the system may refuse only half way
+
 # Less work than this is not worth a second thread, which has to wake up for it: elements of an array that is read and
 # written once, and operations of a matrix product.
 ELEMENTS_PER_THREAD = 65_536
@@ -89,8 +93,8 @@ def _numba() -> Any:
 def thread_count() -> int:
     """How many threads to use: MINIGAN_NUM_THREADS, else as many as there are processors for this process."""
     named = os.environ.get("MINIGAN_NUM_THREADS", "")
-    if named and not (named.isdecimal() and int(named)):
-        raise ValueError(f"MINIGAN_NUM_THREADS: expected a whole number from 1, got {named!r}")
+    if named and not (named.isdecimal() and 1 <= int(named) <= MOST_THREADS):
+        raise SettingError(f"MINIGAN_NUM_THREADS: expected a whole number from 1 to {MOST_THREADS:,}, got {named!r}")
     return int(named) if named else processors()
 
 

@@ -10,8 +10,10 @@ from copy import copy
 from typing import Any
 
 from minigan.backend import array_module, on_device
+from minigan.environment import switch
 
-checking = os.environ.get("MINIGAN_DEBUG") == "1"
+# What is neither 0 nor 1 is refused with the first value that is checked: on import nobody could catch it.
+checking = os.environ.get("MINIGAN_DEBUG", "0") not in ("", "0")
 
 
 @contextmanager
@@ -30,6 +32,7 @@ def set_debug(on: bool) -> Iterator[None]:
 
 def check_finite(what: str, result: Any, made_of: Sequence[tuple[str, Any]]) -> None:
     """Raises FloatingPointError unless all values of the tensor are finite; `made_of` is told with it, by name."""
+    switch("MINIGAN_DEBUG")
     result = copy(result)  # asked for its `data`, a tensor no longer keeps them in 16 bits, and other kernels follow
     with on_device(result.device):
         if not array_module(result.device).isfinite(result.data).all():

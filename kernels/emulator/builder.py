@@ -27,6 +27,7 @@ def _find_compiler(named: str | None) -> str:
     for candidate in [named] if named else ["g++", "clang++", "c++"]:
         path = shutil.which(candidate)
         if path:
+            _compiler_version(path)  # refuses what is no compiler
             return path
     raise EmulatorError(NO_COMPILER if named is None else f"{NO_COMPILER} (CXX is {named!r}, which is not there)")
 
@@ -37,7 +38,16 @@ def compiler() -> str:
 
 @cache
 def _compiler_version(path: str) -> str:
-    return subprocess.run([path, "--version"], check=True, capture_output=True, text=True).stdout
+    try:
+        done = subprocess.run([path, "--version"], capture_output=True, text=True)
+    except OSError as error:
+        raise EmulatorError(f"{path} --version: {error.strerror}; expected a C++ compiler in CXX") from error
+    if done.returncode != 0:
+        said = (done.stderr.strip() or "it did not say why").splitlines()[-1]
+        raise EmulatorError(
+            f"{path} --version failed with exit code {done.returncode}: {said}; expected a C++ compiler in CXX"
+        )
+    return done.stdout
 
 
 @cache

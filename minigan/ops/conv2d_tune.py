@@ -23,6 +23,7 @@ import numpy as np
 
 from minigan.backend import Array, array_module, cuda_index, is_cuda, memory_errors, on_device, to_device
 from minigan.capture import active
+from minigan.environment import switch
 from minigan.kernels.source import FOLDER, KernelError
 
 FORMAT = 2
@@ -40,10 +41,7 @@ class Choice:
 
 def enabled(device: str) -> bool:
     """Only a GPU's time can be taken."""
-    asked = os.environ.get("MINIGAN_AUTOTUNE", "0")
-    if asked not in ("", "0", "1"):
-        raise ValueError(f"MINIGAN_AUTOTUNE: expected 0 or 1, got {asked!r}")
-    return asked == "1" and is_cuda(device)
+    return switch("MINIGAN_AUTOTUNE") and is_cuda(device)
 
 
 def choose(

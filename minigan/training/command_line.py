@@ -24,6 +24,7 @@ from minigan.backend import (
 )
 from minigan.cpu import thread_count
 from minigan.distributed import LaunchError, World, world
+from minigan.environment import check_switches
 from minigan.ops.geometry import Pair
 from minigan.training.errors import UserError
 from minigan.training.folders import latest_run
@@ -89,6 +90,7 @@ def command_line(
     parser = _parser(system, description, list(presets))
     given = parser.parse_args(arguments)
     try:
+        check_switches()
         thread_count()
         ranks = world()
     except (LaunchError, ValueError) as error:

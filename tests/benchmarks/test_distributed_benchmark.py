@@ -61,6 +61,12 @@ def test_losses_that_differ_are_named() -> None:
     assert len(benchmark.wrong_losses({"cats": [{"loss": float("nan")}, {"loss": 2.0}]}, one)) == 1
 
 
+def test_a_model_of_a_file_that_is_not_there() -> None:
+    words = r"--model: expected a JSON file of distributed\.py; no\.json cannot be read: .*No such file"
+    with pytest.raises(SystemExit, match=words):
+        benchmark.main(["--model", "no.json"])
+
+
 def test_what_the_published_systems_send() -> None:
     """systems.md's counts of parameters, four bytes each; anime's discriminator is updated twice a step."""
     assert benchmark.gradient_bytes("anime") == 4 * (3_614_723 + 2 * 2_766_529)

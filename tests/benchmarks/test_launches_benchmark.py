@@ -322,3 +322,10 @@ def test_shares_of_what_was_measured(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert sum("of 50,000.0 us" in line for line in lines) == 1
     with pytest.raises(SystemExit, match="--product"):
         roofline.main(["--precision", "float32"])
+    for arguments, words in (
+        (["--kernels", "no.json"], r"--kernels: expected a JSON file of kernels\.py; no\.json cannot be read: .*such"),
+        (["--steps", __file__], r"--steps: expected a JSON file of steps\.py; .* cannot be read: Extra data"),
+        (["--steps", str(kernels)], r"--steps: expected a JSON file of steps\.py; .*kernels\.json has no 'runs'"),
+    ):
+        with pytest.raises(SystemExit, match=words):
+            roofline.main(arguments)

@@ -455,7 +455,7 @@ def test_an_error_in_a_thread_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> No
         cpu.parallel(kernel, 9)
 
 
-@pytest.mark.parametrize("wrong", ["0", "-1", "two", "1.5"])
+@pytest.mark.parametrize("wrong", ["0", "-1", "two", "1.5", "1025", "100000"])
 def test_wrong_number_of_threads(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINIGAN_NUM_THREADS", wrong)
     with pytest.raises(ValueError, match="MINIGAN_NUM_THREADS") as error:

@@ -130,11 +130,11 @@ def test_values_and_gradients_are_the_same_with_it(device: str) -> None:
     assert all(np.array_equal(a, b) for a, b in zip(off, on, strict=True))
 
 
-@pytest.mark.parametrize(("value", "raised"), [("1", True), ("0", False), (None, False)])
-def test_the_environment_switches_it_on(value: str | None, raised: bool) -> None:
+def logarithm_with(value: str | None) -> subprocess.CompletedProcess[str]:
+    """A program that makes a value which is not finite, with this in MINIGAN_DEBUG."""
     code = "import numpy as np, minigan as mg; np.seterr(all='ignore'); mg.tensor([-1.0], device='cpu').log()"
     surroundings = {k: v for k, v in os.environ.items() if k != "MINIGAN_DEBUG"}
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-c", code],
         env=surroundings | ({} if value is None else {"MINIGAN_DEBUG": value}),
         capture_output=True,
@@ -142,6 +142,16 @@ def test_the_environment_switches_it_on(value: str | None, raised: bool) -> None
         timeout=60,
         check=False,
     )
+
+
+def test_what_is_neither_on_nor_off_is_refused() -> None:
+    last = logarithm_with("yes").stderr.strip().splitlines()[-1]
+    assert last == "minigan.environment.SettingError: MINIGAN_DEBUG: expected 0 or 1, got 'yes'"
+
+
+@pytest.mark.parametrize(("value", "raised"), [("1", True), ("0", False), ("", False), (None, False)])
+def test_the_environment_switches_it_on(value: str | None, raised: bool) -> None:
+    done = logarithm_with(value)
     assert (done.returncode != 0) == raised, done.stderr
     assert done.stderr.strip().splitlines()[-1:] == (
         [

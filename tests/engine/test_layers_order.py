@@ -17,7 +17,8 @@ PACKAGE = ROOT / "minigan"
 # design.md's order, from the ground up; what stands on one floor may know each other, but not in a circle.
 FLOORS = [
     {"kernels", "version"},
-    {"backend", "block_counters", "kernel_launch", "capture", "cpu", "debugging", "half", "progress", "serialization"},
+    {"block_counters", "environment", "kernel_launch", "capture", "cpu", "debugging", "half", "progress"}
+    | {"backend", "serialization"},
     {"tensor"},
     {"distributed"},
     {"gradcheck", "ops", "random"},

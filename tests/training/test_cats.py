@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+import re
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -345,6 +347,7 @@ def test_what_the_emulator_lacks_is_said_in_one_line(
     monkeypatch.setattr(executor, "_built", {})  # as in a new process
     for name, value, words in (
         ("CXX", "no-such-compiler", "the emulator needs a C++ compiler"),
+        ("CXX", "false", f"{shutil.which('false')} --version failed with exit code 1: it did not say why; expected"),
         (
             "MINIGAN_CACHE",
             "/dev/null/x",
@@ -359,9 +362,10 @@ def test_what_the_emulator_lacks_is_said_in_one_line(
         error = capsys.readouterr().err
         assert error.startswith(f"dcgan_cats.py: error: {words}")
         assert error.count("\n") == 1
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    main(["doctor"])
-    assert "emulated: the emulator needs a C++ compiler" in capsys.readouterr().out
+    for compiler, words in (("no-such-compiler", "the emulator needs a C++ compiler"), ("false", "false --version")):
+        monkeypatch.setenv("CXX", compiler)
+        main(["doctor"])
+        assert re.search(f"emulated: .*{re.escape(words)}", capsys.readouterr().out)
 
 
 @pytest.mark.usefixtures("noise_of_the_cpu")
@@ -410,10 +414,27 @@ def test_a_number_of_threads_that_is_none_is_said_in_one_line(
     with pytest.raises(SystemExit) as end:
         train_cats()
     assert end.value.code == 2
-    words = "MINIGAN_NUM_THREADS: expected a whole number from 1, got 'many'"
+    words = "MINIGAN_NUM_THREADS: expected a whole number from 1 to 1,024, got 'many'"
     assert capsys.readouterr().err == f"dcgan_cats.py: error: {words}\n"
     main([])
     assert f"cpu: {words}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["MINIGAN_AUTOTUNE", "MINIGAN_DEBUG", "MINIGAN_WINOGRAD"])
+def test_a_switch_that_is_neither_on_nor_off_is_said_in_one_line(
+    name: str, train_cats: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    from minigan.__main__ import main
+
+    train_cats("--out", "run", "--quiet", "--steps", "1")
+    words = f"error: {name}: expected 0 or 1, got 'no'\n"
+    monkeypatch.setenv(name, "no")
+    for program in (train_cats, lambda: main(["generate", "run", "--out", "images"])):
+        with pytest.raises(SystemExit) as end:
+            program()
+        assert end.value.code == 2
+        assert capsys.readouterr().err.endswith(f".py: {words}")
+    assert not Path("images").exists()
 
 
 def test_running_out_of_memory_names_a_batch_size_to_try(
