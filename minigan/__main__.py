@@ -5,6 +5,7 @@ import sys
 import minigan as mg
 from minigan.commands import data, doctor, export, generate, interpolate, report
 from minigan.data import DataError
+from minigan.distributed import world
 from minigan.environment import SettingError, check_switches
 from minigan.kernels import EmulatorError
 from minigan.serialization import CheckpointError
@@ -27,6 +28,8 @@ def main(arguments: list[str] | None = None) -> None:
         given.run(given)
     except (UserError, DataError, CheckpointError, SettingError, mg.DeviceError, EmulatorError) as error:
         fail(str(error))
+    except KeyboardInterrupt:
+        world().exit(130, "stopped")
 
 
 if __name__ == "__main__":

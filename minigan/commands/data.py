@@ -14,7 +14,7 @@ from minigan.data.cat_faces import Marks, cut_out, find_face, parse_marks
 from minigan.data.decode import decode_stored, pillow_warnings
 from minigan.data.sources import MAX_BYTES, Entry, Kind
 from minigan.training.errors import UserError
-from minigan.training.pictures import grid
+from minigan.training.pictures import grid, save_whole
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
@@ -118,7 +118,7 @@ def _cut_all(source: Path, marks: dict[str, Marks | str], folder: Path, smallest
                 outcome.damaged.append((entry.name, str(error)))
                 continue
             if face is not None:
-                _write(face, folder / name)
+                save_whole(face, folder / name)
                 outcome.faces.append(folder / name)
 
 
@@ -145,16 +145,6 @@ def _face(entry: Entry, marks: dict[str, Marks | str], smallest: int, outcome: O
     return cut_out(picture, face)
 
 
-def _write(picture: "PillowImage", path: Path) -> None:
-    """A PNG that is there as a whole or not at all."""
-    part = path.with_suffix(".part")
-    try:
-        picture.save(part, "PNG")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def _report(outcome: Outcome, folder: Path, smallest: int) -> None:
     print(f"{folder}: {len(outcome.faces):,} faces")
     print(f"too small: {outcome.too_small:,} (a side below {smallest} pixels)")
@@ -174,5 +164,5 @@ def _contact_sheet(faces: list[Path], folder: Path) -> Path:
     chosen = np.unique(np.linspace(0, len(faces) - 1, min(len(faces), SHEET_FACES)).round().astype(int))
     small = np.stack([decode(faces[i].read_bytes(), SHEET_SIDE, SHEET_SIDE) for i in chosen])
     path = folder.with_name(f"{folder.name}-contact-sheet.png")
-    _write(grid(small, min(len(small), SHEET_COLUMNS)), path)
+    save_whole(grid(small, min(len(small), SHEET_COLUMNS)), path)
     return path

@@ -7,7 +7,7 @@ from typing import Any
 
 import minigan as mg
 from minigan.training.errors import UserError
-from minigan.training.pictures import save_images
+from minigan.training.pictures import drawn, save_images
 from minigan.training.restore import load_generator
 
 
@@ -32,7 +32,7 @@ def run(given: argparse.Namespace) -> None:
         columns = math.isqrt(given.count - 1) + 1  # as square as it can be
     generator = load_generator(given.folder, given.device)
     mg.manual_seed(given.seed)
-    save_images(generator.generate(generator.noise(given.count, "cpu")), given.out, columns)
+    save_images(drawn(generator, generator.noise(given.count, "cpu")), given.count, given.out, columns)
     print(f"{given.out}: {given.count} images")
 
 

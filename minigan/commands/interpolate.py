@@ -8,8 +8,10 @@ import minigan as mg
 from minigan.training.errors import UserError
 from minigan.training.folders import run_folder
 from minigan.training.latent import closed_path
-from minigan.training.pictures import check_target, save_images, save_loop
+from minigan.training.pictures import check_target, drawn, save_images, save_loop
 from minigan.training.restore import load_generator
+
+MOST_IMAGES = 100_000
 
 
 def add_to(commands: Any) -> None:
@@ -35,15 +37,21 @@ def run(given: argparse.Namespace) -> None:
             "interpolate: expected --points from 2, --frames from 1 and --seed from 0, "
             f"got {given.points}, {given.frames} and {given.seed}"
         )
+    count = given.points * given.frames
+    if count > MOST_IMAGES:
+        raise UserError(
+            f"interpolate: expected at most {MOST_IMAGES:,} images, got --points {given.points:,} times --frames "
+            f"{given.frames:,}"
+        )
     if given.out is not None:
         check_target(given.out, ".gif", ".png")
     generator = load_generator(given.folder, given.device)
     out = given.out or run_folder(given.folder) / "interpolation.gif"
     mg.manual_seed(given.seed)
     z = closed_path(generator.noise(given.points, "cpu").numpy(), given.frames)
-    images = generator.generate(mg.tensor(z, device="cpu"))
+    images = drawn(generator, mg.tensor(z, device="cpu"))
     if out.suffix.lower() == ".gif":
-        save_loop(images, out)
+        save_loop(images, count, out)
     else:
-        save_images(images, out, columns=given.frames)
-    print(f"{out}: {len(images)} images, {given.frames} from each of {given.points} points to the next")
+        save_images(images, count, out, columns=given.frames)
+    print(f"{out}: {count} images, {given.frames} from each of {given.points} points to the next")

@@ -552,7 +552,7 @@ def test_options_that_make_no_sense(arguments: list[str], message: str) -> None:
 
 def test_an_explicit_gpu_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("minigan.backend.cuda_problem", lambda: "there is none")
-    with pytest.raises(SystemExit, match="--device: .*there is none"):
+    with pytest.raises(SystemExit, match=r"--device: .*there is none"):
         command.main(["--device", "cuda"])
 
 

@@ -1,7 +1,10 @@
 """Walks through the space of z: where they begin and end, how long z stays, and the files that show them."""
 
+import io
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +15,8 @@ from PIL import Image
 import minigan as mg
 from minigan import serialization
 from minigan.__main__ import main
-from minigan.training import load_generator
+from minigan.models import Generator
+from minigan.training import load_generator, pictures
 from minigan.training.latent import closed_path, slerp
 
 T = np.linspace(0, 1, 9)
@@ -142,6 +146,81 @@ def test_the_same_seed_gives_the_same_walk() -> None:
     a, b, c = (Path(f"{name}.png").read_bytes() for name in "abc")
     assert a == b
     assert a != c
+
+
+@pytest.mark.usefixtures("run")
+def test_many_images_are_drawn_in_batches_and_a_terminal_sees_how_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    drawn, generate = [], Generator.generate
+
+    def counted(generator: Generator, z: mg.Tensor) -> np.ndarray:
+        drawn.append(len(z))
+        return generate(generator, z)
+
+    monkeypatch.setattr(Generator, "generate", counted)
+    commands = (
+        ["generate", "run", "--count", "130", "--out"],
+        ["interpolate", "run", "--points", "13", "--frames", "10", "--out"],
+    )
+    for i, (arguments, stream, words) in enumerate(
+        (arguments, *said) for arguments in commands for said in ((Terminal(), "/130 "), (io.StringIO(), ""))
+    ):
+        monkeypatch.setattr(sys, "stderr", stream)
+        main([*arguments, f"{i}.png"])
+        assert words in stream.getvalue()
+        assert bool(stream.getvalue()) == bool(words)
+    assert drawn == 4 * [64, 64, 2]
+
+
+@pytest.mark.usefixtures("run")
+def test_more_than_a_file_can_have_is_refused_at_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(pictures, "MOST_BYTES", 3 * 512**2)
+    for arguments, words in (
+        (["interpolate", "run", "--out", "a.gif"], "a.gif: expected at most 3 images of 512 x 512 pixels in one file"),
+        (
+            ["generate", "run", "--count", "1025", "--out", "a.png"],
+            "at most 1,024 images of 16 x 16 pixels in one",
+        ),
+        (
+            ["interpolate", "run", "--points", "1000000"],
+            "100,000 images, got --points 1,000,000 times --frames 12",
+        ),
+    ):
+        with pytest.raises(SystemExit) as end:
+            main(arguments)
+        assert end.value.code == 2
+        error = capsys.readouterr().err
+        assert words in error
+        assert error.count("\n") == 1
+    assert not list(Path().glob("a.*"))
+    main(["generate", "run", "--count", "1024", "--out", "a.png"])
+    main(["interpolate", "run", "--points", "3", "--frames", "1", "--out", "a.gif"])
+
+
+@pytest.mark.usefixtures("run")
+def test_ctrl_c_ends_it_in_one_line_and_leaves_whole_pictures() -> None:
+    command = [sys.executable, "-m", "minigan", "generate", "run", "--count", "50000", "--out", "many"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        until = time.monotonic() + 60
+        while not Path("many/0070.png").exists() and time.monotonic() < until:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        said, error = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert (process.returncode, said, error) == (130, "", "stopped\n")
+    made = sorted(Path("many").iterdir())
+    assert len(made) > 70
+    for path in made:
+        with Image.open(path) as picture:  # a .part would not be one
+            picture.load()
+        assert path.suffix == ".png"
 
 
 @pytest.mark.usefixtures("run")
