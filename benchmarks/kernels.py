@@ -208,7 +208,7 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = options.add_argument
     add("--device", default="auto", help="auto (default), cpu, cuda, cuda:N, or emulated: correctness only")
-    add("--system", nargs="+", choices=PUBLISHED_BATCH, default=list(PUBLISHED_BATCH), help="default: all five")
+    add("--systems", default=",".join(PUBLISHED_BATCH), metavar="A,B", help="default: all five")
     add("--layer", help='one layer, "cats G3", or "G3" of each system: the third convolution of the generator')
     add("--pass", dest="passes", nargs="+", choices=conv.PASSES, default=list(conv.PASSES), help="default: all three")
     add("--rung", nargs="+", type=int, choices=RUNGS, help="rungs of the ladder, on cuda and emulated; default: all")
@@ -240,7 +240,8 @@ def import_torch(device: str) -> Any:
 
 def select(arguments: argparse.Namespace, device: str) -> list[Problem]:
     batch = arguments.batch or (CPU_BATCH if device == "cpu" else None)
-    found = problems(arguments.system, batch, arguments.layer, reduced=device == "emulated" and not arguments.full_size)
+    reduced, systems = device == "emulated" and not arguments.full_size, arguments.systems.split(",")
+    found = problems(systems, batch, arguments.layer, reduced=reduced)
     if arguments.quick:
         largest: dict[str, Problem] = {}
         for problem in sorted(found, key=lambda p: conv.operations(p.geometry)):
@@ -257,6 +258,8 @@ def check(arguments: argparse.Namespace, device: str) -> None:
         raise SystemExit("--chart, --seconds-per-case: the emulator's times say nothing about a GPU; none are taken")
     if arguments.full_size and device != "emulated":
         raise SystemExit(f"--full-size: expected --device emulated; on {device} the networks are the published ones")
+    if not set(arguments.systems.split(",")) <= set(PUBLISHED_BATCH):
+        raise SystemExit(f"--systems: expected some of {', '.join(PUBLISHED_BATCH)}, got {arguments.systems}")
     if arguments.batch is not None and arguments.batch < 1:
         raise SystemExit(f"--batch: expected a number from 1, got {arguments.batch}")
     if arguments.seconds_per_case is not None and not arguments.seconds_per_case > 0:

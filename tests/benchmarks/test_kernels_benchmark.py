@@ -486,8 +486,8 @@ def test_chart(tmp_path: Path) -> None:
 
 def test_the_gpu_code_on_the_emulator(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "out.json"
-    arguments = ["--device", "emulated", "--system", "maxpool", "--layer", "G1", "--rung", "1", "4", "6", "7", "8"]
-    assert command.main([*arguments, "--json", str(path)]) == 0
+    arguments = ["--device", "emulated", "--layer", "G1", "--rung", "1", "4", "6", "7", "8"]
+    assert command.main([*arguments, "--systems", "maxpool", "--json", str(path)]) == 0
     out = capsys.readouterr().out
     assert "15 of 15 right" in out
     assert "TFLOP/s" not in out
@@ -496,10 +496,15 @@ def test_the_gpu_code_on_the_emulator(tmp_path: Path, capsys: pytest.CaptureFixt
     assert all(r["timing"] is None and r["error"] <= 1 for r in results)
 
 
+def test_systems_are_named_as_everywhere() -> None:
+    found = command.select(command.parser().parse_args(["--systems", "cats,anime", "--layer", "G1"]), "cpu")
+    assert {system for problem in found for system in problem.systems} == {"cats", "anime"}
+
+
 def test_a_published_layer_on_the_emulator(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "out.json"
     arguments = ["--device", "emulated", "--full-size", "--batch", "1", "--layer", "anime D4", "--rung", "7"]
-    assert command.main([*arguments, "--system", "anime", "--json", str(path)]) == 0
+    assert command.main([*arguments, "--systems", "anime", "--json", str(path)]) == 0
     assert "3 of 3 right" in capsys.readouterr().out
     geometry = json.loads(path.read_text())["results"][0]["problem"]["geometry"]
     assert [geometry[size] for size in "nhwck"] == [1, 8, 8, 256, 512]
@@ -512,7 +517,7 @@ def test_a_wrong_kernel_is_named_and_fails_the_run(
         return lambda: np.empty(g.y_shape, np.float32)  # writes nothing
 
     monkeypatch.setattr(conv, "on_rung", wrong)
-    layer = ["--system", "maxpool", "--layer", "G1", "--pass", "forward", "--rung", "3"]
+    layer = ["--systems", "maxpool", "--layer", "G1", "--pass", "forward", "--rung", "3"]
     assert command.main(["--device", "emulated", *layer]) == 1
     assert "wrong: maxpool G1 forward rung 3: error of nan times the tolerance" in capsys.readouterr().out
 
@@ -527,7 +532,7 @@ def test_a_case_that_runs_out_of_memory_says_so_and_the_run_goes_on(
 
     judge = conv.judge
     monkeypatch.setattr(conv, "judge", no_memory)
-    layer = ["--system", "maxpool", "--layer", "G1", "--pass", "forward", "input_grad", "--rung", "3"]
+    layer = ["--systems", "maxpool", "--layer", "G1", "--pass", "forward", "input_grad", "--rung", "3"]
     assert command.main(["--device", "emulated", *layer]) == 0
     out = capsys.readouterr().out
     assert "1 of 2 right" in out
@@ -541,6 +546,7 @@ def test_a_case_that_runs_out_of_memory_says_so_and_the_run_goes_on(
         (["--device", "tpu"], "--device: unknown device 'tpu'"),
         (["--device", "emulated", "--chart", "x.png"], "say nothing about a GPU"),
         (["--device", "cpu", "--batch", "0"], "expected a number from 1"),
+        (["--device", "cpu", "--systems", "cats,dogs"], "--systems: expected some of cats, .*, got cats,dogs"),
         (["--device", "cpu", "--full-size"], "on cpu the networks are the published ones"),
         (["--device", "cpu", "--seconds-per-case", "-1"], "expected a number above 0"),
     ],
@@ -558,7 +564,7 @@ def test_an_explicit_gpu_that_is_not_there_is_an_error(monkeypatch: pytest.Monke
 
 def test_the_cpu_against_the_peer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("torch")
-    layer = ["--system", "anime", "--layer", "G1", "--batch", "1", "--seconds-per-case", "0.01"]
+    layer = ["--systems", "anime", "--layer", "G1", "--batch", "1", "--seconds-per-case", "0.01"]
     assert command.main(["--device", "cpu", *layer, "--json", str(tmp_path / "cpu.json")]) == 0
     content = json.loads((tmp_path / "cpu.json").read_text())
     assert {m["group"] for m in content["means"]} >= {"all", "anime", "forward"}
