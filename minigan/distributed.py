@@ -4,8 +4,8 @@
 
 All ranks do the same, on different images. While a backward pass still runs, the gradients that are known already are
 averaged over the ranks, in buckets of some megabytes; so every rank's optimizer makes the same step. Sums of NumPy
-arrays are MPI's, by mpi4py (the extra `mpi`), sums of CuPy arrays NCCL's (the extra `nccl12`), whose ranks meet over
-MPI. A program that no MPI launcher started is a world of one rank, and imports none of that.
+arrays are MPI's, by mpi4py (the extra `mpi`), sums of CuPy arrays NCCL's (the extra `nccl12` or `nccl13`), whose ranks
+meet over MPI. A program that no MPI launcher started is a world of one rank, and imports none of that.
 
 Li et al., "PyTorch distributed: experiences on accelerating data parallel training", 2020.
 """
@@ -256,7 +256,9 @@ class _NcclSums:
     def __init__(self, comm: Any, cuda: Any, nccl: Any) -> None:
         self.cuda, self.nccl = cuda, nccl
         if not nccl.available:
-            raise DeviceError("ranks on GPUs need NCCL, which is not installed: pip install 'minigan[nccl12]'")
+            raise DeviceError(
+                "ranks on GPUs need NCCL: pip install 'minigan[nccl12]' or, for CUDA 13, 'minigan[nccl13]'"
+            )
         name = comm.bcast(nccl.get_unique_id() if comm.rank == 0 else None)
         self.communicator = nccl.NcclCommunicator(comm.size, name, comm.rank)
         self.stream = self.cuda.Stream(non_blocking=True)

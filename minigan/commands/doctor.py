@@ -20,6 +20,7 @@ OPTIONAL = {
     "tensorboardX": "watching a run in TensorBoard (extra watch)",
     "mpi4py": "training on several processes or machines (extra mpi)",
     "nvidia-nccl-cu12": "training on several GPUs (extra nccl12)",
+    "nvidia-nccl-cu13": "training on several GPUs (extra nccl13)",
     "onnx": "exporting a generator (extra onnx)",
     "pytest": "the tests (extra test)",
     "torch": "comparisons with PyTorch (extra bench)",

@@ -402,7 +402,7 @@ def test_each_rank_of_a_machine_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyP
 
 def test_without_nccl_it_says_what_to_install() -> None:
     cuda = FakeCuda(available=False)
-    with pytest.raises(mg.DeviceError, match=r"pip install 'minigan\[nccl12\]'"):
+    with pytest.raises(mg.DeviceError, match=r"pip install 'minigan\[nccl12\]' or, for CUDA 13, 'minigan\[nccl13\]'"):
         distributed._NcclSums(SimpleNamespace(rank=0), cuda, cuda.library)
 
 
