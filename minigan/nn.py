@@ -272,6 +272,8 @@ def together(module: Module, *batches: Tensor) -> tuple[Tensor, ...]:
 
 
 class LeakyReLU(Module):
+    """(...) -> (...): x where it is above 0, else slope * x."""
+
     def __init__(self, slope: float = 0.2) -> None:
         if not slope >= 0:
             raise ValueError(f"LeakyReLU: expected a slope from 0, got {slope}")
@@ -282,6 +284,8 @@ class LeakyReLU(Module):
 
 
 class ReLU(Module):
+    """(...) -> (...): x where it is above 0, else 0."""
+
     slope = 0.0
 
     def forward(self, x: Tensor) -> Tensor:
@@ -289,6 +293,8 @@ class ReLU(Module):
 
 
 class ELU(Module):
+    """(...) -> (...): x where it is above 0, else alpha * (exp(x) - 1)."""
+
     def __init__(self, alpha: float = 1.0) -> None:
         if not alpha > 0:
             raise ValueError(f"ELU: expected a positive alpha, got {alpha}")
@@ -299,11 +305,15 @@ class ELU(Module):
 
 
 class Tanh(Module):
+    """(...) -> (...), in (-1, 1): the hyperbolic tangent of x."""
+
     def forward(self, x: Tensor) -> Tensor:
         return F.tanh(x)
 
 
 class Sigmoid(Module):
+    """(...) -> (...), in (0, 1): 1 / (1 + exp(-x))."""
+
     def forward(self, x: Tensor) -> Tensor:
         return F.sigmoid(x)
 

@@ -91,6 +91,8 @@ class Adam:
         beta2: float = 0.999,
         epsilon: float = 1e-8,
     ) -> None:
+        if hasattr(parameters, "parameters"):
+            raise TypeError(f"Adam: expected parameters, got a {type(parameters).__name__}: pass its .parameters()")
         self.parameters = list(parameters)
         if isinstance(parameters, Tensor) or not self.parameters:
             raise ValueError("Adam: expected at least one parameter, in a list")

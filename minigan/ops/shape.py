@@ -216,8 +216,9 @@ def getitem(x: Tensor, index: Any) -> Tensor:
 
 def pad(x: Tensor, widths: PadWidth, value: float = 0.0) -> Tensor:
     """x with `widths[i] = (before, after)` more elements of `value` at axis i."""
-    if len(widths) != x.ndim or any(len(w) != 2 or min(w) < 0 for w in widths):
-        raise ValueError(f"pad: expected {x.ndim} pairs (before, after) of counts from 0, got {widths}")
+    found = [w if isinstance(w, Sequence) else () for w in widths] if isinstance(widths, Sequence) else [()]
+    if len(found) != x.ndim or any(len(w) != 2 or min(w) < 0 for w in found):
+        raise ValueError(f"pad: expected {x.ndim} pairs (before, after) of counts from 0, one an axis, got {widths}")
     return Pad(widths, value)(x)
 
 

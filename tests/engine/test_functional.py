@@ -546,10 +546,10 @@ def test_pad() -> None:
     y.backward(np.arange(8, dtype=np.float32).reshape(2, 4))
     assert_close(x.grad, [[4.0, 5.0]], 0)
     assert_same(F.pad(x, ((0, 0), (0, 0))), x.numpy())
-    for wrong in (((1, 1),), ((1, 1), (1, 1), (1, 1)), ((1, 1), (1, -1)), ((1, 1), (1,))):
+    for wrong in (((1, 1),), ((1, 1), (1, 1), (1, 1)), ((1, 1), (1, -1)), ((1, 1), (1,)), 1, (1, 1)):
         with pytest.raises(ValueError) as error:
             F.pad(x, wrong)  # type: ignore[arg-type]
-        assert_one_line(error, "pad", "2 pairs", "got ")
+        assert_one_line(error, "pad", "2 pairs", "one an axis", re.escape(f"got {wrong}"))
 
 
 def test_concatenate() -> None:

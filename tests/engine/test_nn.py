@@ -636,3 +636,13 @@ def test_together_wants_batches_of_one_shape() -> None:
         with pytest.raises(ValueError) as error:
             nn.together(nn.BatchNorm2d(3), *given)
         assert_one_line(error, "together: expected batches of one shape", *(str(t.shape) for t in given))
+
+
+LAYERS = [kind for kind in vars(nn).values() if isinstance(kind, type) and issubclass(kind, nn.Module)]
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_every_layer_says_what_it_is(kind: type[nn.Module]) -> None:
+    assert vars(kind).get("__doc__")
+    if kind in (nn.LeakyReLU, nn.ReLU, nn.ELU, nn.Tanh, nn.Sigmoid):
+        assert "(...) -> (...)" in str(kind.__doc__)

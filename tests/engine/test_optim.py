@@ -235,6 +235,14 @@ def test_wrong_parameters(wrong: str) -> None:
     assert_one_line(error, "Adam", "parameter")
 
 
+def test_a_module_is_not_its_parameters() -> None:
+    for module in (nn.Linear(2, 3), nn.Sequential(nn.Linear(2, 3))):
+        with pytest.raises(TypeError) as error:
+            optim.Adam(module, 0.1)  # type: ignore[arg-type]
+        name = type(module).__name__
+        assert_one_line(error, f"Adam: expected parameters, got a {name}: pass its .parameters")
+
+
 @pytest.mark.parametrize(
     "gradient", [np.ones((3, 7)), np.ones(21), np.ones((7, 1)), np.ones(1), np.ones((7, 3), np.float32)]
 )
