@@ -19,7 +19,7 @@ from minigan.training.pictures import grid, save_whole
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
 
-ANNOTATIONS = Kind("annotations (.cat files)", (".cat",))
+ANNOTATIONS = Kind("annotations (.cat files)", (".cat",), "pictures with their annotations, as a.jpg and a.jpg.cat")
 BYTES_A_PICTURE = 500  # what its marks take in memory
 MOST_REASONS = 5
 SHEET_FACES, SHEET_COLUMNS, SHEET_SIDE = 64, 8, 96
@@ -40,7 +40,9 @@ class Outcome:
 
 
 def add_to(commands: Any) -> None:
-    command = commands.add_parser("data", help="make a data set ready for training")
+    command = commands.add_parser(
+        "data", help="make a data set ready for training", description="Makes a published data set ready for training."
+    )
     kinds = command.add_subparsers(metavar="KIND", required=True)
     cats = kinds.add_parser("cats", help="cut the faces out of the Kaggle cat-dataset", description=__doc__)
     cats.set_defaults(run=run)

@@ -28,7 +28,11 @@ OPTIONAL = {
 
 
 def add_to(commands: Any) -> None:
-    command = commands.add_parser("doctor", help="versions, devices, libraries, and what is missing (the default)")
+    command = commands.add_parser(
+        "doctor",
+        help="versions, devices, libraries, and what is missing (the default)",
+        description="Says which versions are installed, which devices can compute, and what is missing for what.",
+    )
     command.set_defaults(run=run)
 
 

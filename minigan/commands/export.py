@@ -13,7 +13,11 @@ from minigan.training.restore import load_generator
 
 
 def add_to(commands: Any) -> None:
-    command = commands.add_parser("export", help="the generator of a finished run as an ONNX file")
+    command = commands.add_parser(
+        "export",
+        help="the generator of a finished run as an ONNX file",
+        description="Writes the generator of a run's last checkpoint as an ONNX file, for programs without minigan.",
+    )
     command.set_defaults(run=run)
     command.add_argument("folder", type=Path, metavar="RUN", help="a run's folder, or one of its checkpoints")
     command.add_argument("--onnx", type=Path, required=True, metavar="PATH", help="the file to write, a new .onnx")

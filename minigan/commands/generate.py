@@ -12,7 +12,11 @@ from minigan.training.restore import load_generator
 
 
 def add_to(commands: Any) -> None:
-    command = commands.add_parser("generate", help="images from a finished run")
+    command = commands.add_parser(
+        "generate",
+        help="images from a finished run",
+        description="Draws images with the generator of a run's last checkpoint: one picture, or a file each.",
+    )
     command.set_defaults(run=run)
     command.add_argument("folder", type=Path, metavar="RUN", help="a run's folder, or one of its checkpoints")
     command.add_argument("--count", type=int, default=64, metavar="N", help="how many images (64)")

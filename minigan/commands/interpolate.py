@@ -15,7 +15,11 @@ MOST_IMAGES = 100_000
 
 
 def add_to(commands: Any) -> None:
-    command = commands.add_parser("interpolate", help="a walk from image to image of a finished run")
+    command = commands.add_parser(
+        "interpolate",
+        help="a walk from image to image of a finished run",
+        description="Draws a walk through the space of z, from one random image to the next, and back to the first.",
+    )
     command.set_defaults(run=run)
     add = command.add_argument
     add("folder", type=Path, metavar="RUN", help="a run's folder, or one of its checkpoints")

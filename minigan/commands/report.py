@@ -8,7 +8,11 @@ from minigan.training.report import write_report
 
 
 def add_to(commands: Any) -> None:
-    command = commands.add_parser("report", help="a page about a run: losses, health, samples, settings")
+    command = commands.add_parser(
+        "report",
+        help="a page about a run: losses, health, samples, settings",
+        description="Writes one HTML page about a run, finished or not, that needs no other file.",
+    )
     command.set_defaults(run=run)
     command.add_argument("folder", type=Path, metavar="RUN", help="a run's folder, finished or not")
     command.add_argument("--out", type=Path, metavar="PATH", help="an .html file, written anew (RUN/report.html)")

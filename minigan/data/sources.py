@@ -21,7 +21,6 @@ FORMATS_IN_WORDS = "JPEG, PNG, WebP, GIF, BMP or TIFF"
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 MAX_BYTES = 64 * 2**20  # of one file: a larger one is no photo, but a mistake or a bomb
 MAX_TAR_HEADER = 2**20  # of one file in a tar: usual are some hundred bytes; parsed, it takes many times its length
-_EXPECTED = f"expected a folder, or a .zip, .tar or .tgz file, of {FORMATS_IN_WORDS} images"
 _ARCHIVE_ERRORS = (
     *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error),
     *(EOFError, OSError, ValueError, IndexError, RuntimeError),
@@ -68,17 +67,22 @@ class Source:
 
 @dataclass(frozen=True)
 class Kind:
-    """Which files are wanted: by their suffixes in lower case; `called` so in messages."""
+    """Which files are wanted: by suffixes in lower case; `called` so in messages, which expect a folder `of` them."""
 
     called: str
     suffixes: tuple[str, ...]
+    of: str
+
+    @property
+    def expected(self) -> str:
+        return f"expected a folder, or a .zip, .tar or .tgz file, of {self.of}"
 
     def matches(self, name: str) -> bool:
         parts = name.replace("\\", "/").split("/")
         return name.lower().endswith(self.suffixes) and not any(map(_hidden, parts))
 
 
-IMAGES = Kind("images", IMAGE_SUFFIXES)
+IMAGES = Kind("images", IMAGE_SUFFIXES, f"{FORMATS_IN_WORDS} images")
 
 
 def open_source(path: str | os.PathLike[str], kind: Kind = IMAGES) -> Source:
@@ -93,13 +97,13 @@ def open_source(path: str | os.PathLike[str], kind: Kind = IMAGES) -> Source:
         return _folder(path, kind)
     if not os.path.isfile(path):
         problem = "is neither a folder nor a regular file" if os.path.exists(path) else "does not exist"
-        raise DataError(f"{path} {problem}: {_EXPECTED}.")
+        raise DataError(f"{path} {problem}: {kind.expected}.")
     name = path.name.lower()
     if name.endswith(".zip"):
         return _zip(path, kind)
     if name.endswith(TAR_SUFFIXES):
         return _tar(path, kind)
-    raise DataError(f"{path} is a file of another kind: {_EXPECTED}.")
+    raise DataError(f"{path} is a file of another kind: {kind.expected}.")
 
 
 def _hidden(part: str) -> bool:
@@ -168,7 +172,7 @@ def _folder(root: Path, kind: Kind) -> Source:
             found.append((Entry(name, partial(read_file, path)), line))
 
     if not found:
-        raise DataError(f"{root} and its subfolders hold no {kind.called} ({others:,} other files): {_EXPECTED}.")
+        raise DataError(f"{root} and its subfolders hold no {kind.called} ({others:,} other files): {kind.expected}.")
     found.sort(key=lambda pair: pair[0].name)
     entries = [entry for entry, _ in found]
     return Source(root, [line for _, line in found], len(entries), lambda: iter(entries))
@@ -199,7 +203,7 @@ def _archive_signature(path: Path) -> list[str]:
 
 
 def _nothing(path: Path, kind: Kind) -> DataError:
-    return DataError(f"{path} holds no {kind.called}: {_EXPECTED}.")
+    return DataError(f"{path} holds no {kind.called}: {kind.expected}.")
 
 
 def _read_zip_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:

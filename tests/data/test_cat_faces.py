@@ -376,6 +376,7 @@ def test_an_interrupted_run_leaves_whole_faces_only(tmp_path: Path, run, monkeyp
     ("files", "options", "words"),
     [
         ({"a.jpg": b"x"}, (), "hold no annotations (.cat files)"),
+        ({"a.jpg": b"x"}, (), "of pictures with their annotations, as a.jpg and a.jpg.cat."),
         ({"a.jpg.cat": GOOD}, (), "hold no images"),
         ({"a.jpg": b"x", "a.jpg.cat": b"x"}, (), "no face could be cut out"),
         (FILES, ("--smallest", "0"), "--smallest: expected a number of pixels from 1, got 0"),

@@ -246,6 +246,16 @@ def test_a_mistake_gets_one_line(capsys: pytest.CaptureFixture) -> None:
     assert not list(Path().glob("a.*"))
 
 
+@pytest.mark.parametrize("command", ["doctor", "data", "data cats", "generate", "interpolate", "export", "report"])
+def test_each_command_says_in_a_sentence_what_it_does(command: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        main([*command.split(), "--help"])
+    usage, sentence, *_ = capsys.readouterr().out.split("\n\n")
+    assert usage.startswith(f"usage: python -m minigan {command} ")
+    assert " " in sentence
+    assert sentence.endswith(".")
+
+
 def test_the_command_is_named_as_it_is_called() -> None:
     done = subprocess.run([sys.executable, "-m", "minigan", "interpolate"], capture_output=True, text=True)
     assert done.stderr.startswith("python -m minigan: error: ")
