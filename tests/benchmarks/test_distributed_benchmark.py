@@ -6,12 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-# The benchmarks are scripts beside each other, not a package.
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-
 import distributed as benchmark
+import pytest
 
 BESIDE = Path(sys.executable).with_name("mpiexec")
 

@@ -8,15 +8,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import gpu_session
 import pytest
+from gpu_session import Part
 
 from minigan.ops.conv2d_ladder import RUNGS
-
-# The benchmarks are scripts beside each other, not a package.
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-
-import gpu_session
-from gpu_session import Part
 
 PYTHON = sys.executable
 

@@ -10,15 +10,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
-import pytest
-
-# The benchmarks are scripts beside each other, not a package.
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-
 import convolutions as conv
 import layers
+import numpy as np
 import peer as peers
+import pytest
 import report as reports
 import stand_in
 from timing import CudaTimer, HostTimer, Prepared, Spread, Timing, Work, interleave

@@ -3,17 +3,12 @@
 import dataclasses
 import importlib.util
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
+import launches
 import numpy as np
 import pytest
-
-# The benchmarks are scripts beside each other, not a package.
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-
-import launches
 import roofline
 import stand_in
 import step_cases

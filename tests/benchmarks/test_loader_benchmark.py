@@ -2,17 +2,12 @@
 
 import json
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import loader
 import numpy as np
 import pytest
-
-# The benchmarks are scripts beside each other, not a package.
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-
-import loader
 from timing import Spread
 
 from minigan.data import Batches

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -11,16 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from common import compute_in_double
-
-# The benchmarks are scripts beside each other, not a package.
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-
 import stand_in
 import startup
 import step_cases
 import step_report
 import steps
+from common import compute_in_double
 from example_modules import EXAMPLES, load_example
 from report import OK, SKIPPED, WRONG
 from step_cases import Case, judge, record

@@ -18,8 +18,7 @@ from minigan.ops import conv2d_cpu, conv2d_im2col, conv2d_winograd, geometry, wi
 from minigan.ops.conv2d import Conv2d, Conv2dInputGrad, Conv2dWeightGrad
 from minigan.ops.geometry import Geometry
 
-# The layers of the five systems and the derivation of the error are the benchmarks', the presets are the examples'.
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+# The presets are the examples'.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
 
 import began_faces

@@ -5,7 +5,6 @@ The GPU is the stand-in for CuPy, whose kernels the emulator runs.
 
 import json
 import multiprocessing
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import test_conv2d_ladder as ladder
-
-# The stand-in is a part of the benchmarks, which are scripts beside each other, not a package.
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-
 import stand_in
+import test_conv2d_ladder as ladder
 
 import minigan as mg
 import minigan.functional as F

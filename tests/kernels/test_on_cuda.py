@@ -3,24 +3,18 @@
 The stand-in for CuPy runs the same checks without one, on the emulator.
 """
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import stand_in
 from leaf_checks import assert_within, eps, narrow, random_half, wide
 from test_conv2d_ladder import PASSES, fits, forced, problem, random_inputs
 from test_conv2d_moments import TILES, parts_of_output, suiting
 from test_half_convolutions import HALF_TILES, SHAPES, in_16_bits
 from test_half_networks import KINDS, images, network
-
-# The stand-in is a part of the benchmarks, which are scripts beside each other, not a package.
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-
-import stand_in
 
 import minigan as mg
 from minigan import backend, half
@@ -29,7 +23,7 @@ from minigan.ops.conv2d_ladder import RUNGS
 from minigan.ops.geometry import Geometry
 from minigan.ops.moments import Moments
 
-UNIT = {"bf16": 2.0**-9, "fp16": 2.0**-12}  # half of the last place
+UNIT = {"bf16": 2.0**-8, "fp16": 2.0**-11}  # half of the last place of 1: 8 and 11 significant bits
 PROBLEM = backend.cuda_problem()
 GPU = pytest.mark.cuda, pytest.mark.skipif(PROBLEM is not None, reason=str(PROBLEM))
 
@@ -153,5 +147,5 @@ def test_on_cuda_forward_and_gradients_of_networks(precision: str, training: boo
         running = [t.numpy() for name, t in net.named_tensors() if "running" in name]
         results.append([gradients[0], np.concatenate(gradients), y.numpy(), *running])
     for number, (expected, actual) in enumerate(zip(*results, strict=True)):
-        limit = 2.0**-4 if number < 2 else 8 * UNIT[precision]
+        limit = 2.0**-4 if number < 2 else 4 * UNIT[precision]
         assert np.linalg.norm(actual - expected) <= limit * np.linalg.norm(expected)

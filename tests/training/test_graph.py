@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,13 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import stand_in
 from example_modules import EXAMPLES, load_example
 from minigan.kernels.emulator import builder
-
-# The stand-in is a part of the benchmarks, which are scripts beside each other, not a package.
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-
-import stand_in
 
 import minigan as mg
 from minigan import backend, capture, serialization

@@ -1,18 +1,13 @@
 """Losses that are read a step later on a GPU, on the stand-in for CuPy: the same log, the right step."""
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from example_modules import load_example
-
-# The stand-in is a part of the benchmarks, which are scripts beside each other, not a package.
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-
 import stand_in
+from example_modules import load_example
 
 import minigan as mg
 from minigan.training import loop, watch
