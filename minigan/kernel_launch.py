@@ -310,6 +310,8 @@ def _cuda_function(source: Source, variant: Variant, kernel: str, index: int) ->
 def compile_all(index: int = 0) -> int:
     """Compiles all kernels, in all variants that cuda:index can run, into CuPy's cache; says how many.
 
+    With an option (common.cuh) they are compiled when a network asks for them.
+
     In parallel: the compiler is thread-safe, and Python's lock is free while it works.
     """
 
