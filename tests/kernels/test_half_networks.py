@@ -137,7 +137,8 @@ def before(activation: nn.Module | None, y: np.ndarray, gy: np.ndarray) -> np.nd
         return gy
     if isinstance(activation, nn.ELU):
         return np.where(y > 0, gy, gy * (y + np.float32(activation.alpha)))
-    return np.where(y > 0, gy, np.float32(getattr(activation, "slope")) * gy)
+    assert isinstance(activation, nn.LeakyReLU | nn.ReLU)
+    return np.where(y > 0, gy, np.float32(activation.slope) * gy)
 
 
 def inner(y: mg.Tensor) -> list[mg.Tensor]:
@@ -343,10 +344,10 @@ def test_what_fp16_cannot_hold_is_seen() -> None:
 
 @precisions
 def test_smooth_layers_against_float64_to_second_order(precision: str) -> None:
-    """As test_against_float64 counts. Forward: of four convolutions 5 operands that are not kept, and 6 results: 11 u.
+    """As test_against_float64 counts. Forward: of four convolutions 5 operands that are not kept, and 3 results: 8 u.
 
     A gradient is rounded 3 times a layer, 12 u, and multiplied by 3 slopes of ELU, of at most 1 and each off by what
-    its y is, 33 u; a weight's is multiplied by an activation, 11 u. The penalty's gradient goes that way twice, and has
+    its y is, 24 u; a weight's is multiplied by an activation, 8 u. The penalty's gradient goes that way twice, and has
     a product of two in it.
     """
     unit = {"bf16": 2.0**-9, "fp16": 2.0**-12}[precision]
@@ -363,6 +364,6 @@ def test_smooth_layers_against_float64_to_second_order(precision: str) -> None:
         (gx,) = mg.grad(y.sum(), [x], create_graph=True)
         results.append([g.numpy() for g in (y, *first, *mg.grad((gx * gx).sum(), weights))])
     found, count = errors(*results), 1 + len(first)
-    assert 0 < found[0] <= 11 * unit
-    assert 0 < max(found[1:count]) <= 56 * unit
-    assert 0 < max(found[count:]) <= 4 * 56 * unit
+    assert 0 < found[0] <= 8 * unit
+    assert 0 < max(found[1:count]) <= 44 * unit
+    assert 0 < max(found[count:]) <= 4 * 44 * unit
