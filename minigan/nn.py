@@ -363,8 +363,8 @@ def _planned(layers: list[Any]) -> list[Callable[[Tensor], Tensor]]:
         if kind in (LeakyReLU, ReLU) and type(before) in _PLACED:
             place = replace(place, slope=layer.slope)
             continue
-        if kind is ELU and type(before) in _PLACED[:2]:  # which leave no moments then
-            place = replace(place, slope=layer.alpha, elu=True, moments=None)
+        if kind is ELU and type(before) in _PLACED[:2]:
+            place = replace(place, slope=layer.alpha, elu=True)
             continue
         asks = kind is BatchNorm2d and layer.training
         place = replace(place, moments=Moments(_groups.get())) if asks else place

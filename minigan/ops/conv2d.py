@@ -110,10 +110,7 @@ class Conv2d(_Layer):
     def samples(rng: np.random.Generator) -> Samples:
         for g in _sample_geometries():
             inputs = rng.standard_normal(g.x_shape), rng.standard_normal(g.w_shape), rng.standard_normal(g.k)
-            yield (
-                inputs[: 2 + g.n % 2],
-                {"geometry": g, "place": Place(0.3 if g.stride_w == 1 else 1.0, elu=g.r in (3, 5))},
-            )
+            yield inputs[: 2 + g.n % 2], {"geometry": g, "place": _sample_place(g)}
 
 
 class Conv2dInputGrad(_Layer):
@@ -152,10 +149,7 @@ class Conv2dInputGrad(_Layer):
     def samples(rng: np.random.Generator) -> Samples:
         for g in _sample_geometries():
             inputs = rng.standard_normal(g.y_shape), rng.standard_normal(g.w_shape), rng.standard_normal(g.c)
-            yield (
-                inputs[: 2 + g.n % 2],
-                {"geometry": g, "place": Place(0.3 if g.stride_w == 1 else 1.0, elu=g.r in (3, 5))},
-            )
+            yield inputs[: 2 + g.n % 2], {"geometry": g, "place": _sample_place(g)}
 
 
 @dataclass
@@ -196,6 +190,11 @@ class Conv2dWeightGrad(Op):
     def samples(rng: np.random.Generator) -> Samples:
         for g in _sample_geometries():
             yield (rng.standard_normal(g.x_shape), rng.standard_normal(g.y_shape)), {"geometry": g}
+
+
+def _sample_place(g: Geometry) -> Place:
+    """With a LeakyReLU, an ELU, or nothing behind the layer."""
+    return Place(0.3 if g.stride_w == 1 else 1.0, elu=g.r in (3, 5))
 
 
 def _sample_geometries() -> Iterator[Geometry]:

@@ -69,7 +69,7 @@ def forward(
 
     slope: of a LeakyReLU that the outputs go through; 1 is none. elu: it is an ELU, and slope its alpha. copies: of x
     and w in 16 bits, which other passes share. half: the result may have 16 bits, as x may. moments: those of the
-    outputs are left there, if the kernel can.
+    outputs are left there, if the kernel can; those that end with ELU cannot.
     precision: how operands may be rounded for tensor cores (set_matmul_precision); None: the one in force. rung, tile:
     force one (RUNGS); else the problem decides, or MINIGAN_AUTOTUNE.
     """
