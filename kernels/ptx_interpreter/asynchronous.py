@@ -92,7 +92,7 @@ class Mbarriers:
     def __init__(self, block: "Block") -> None:
         self.block = block
         self.known: dict[int, Mbarrier] = {}  # by address
-        self.awaited: dict[int, tuple[int, int]] = {}  # thread: (address, parity)
+        self.awaited: dict[int, int] = {}  # by thread: the address
 
     def init(self, thread: int, address: int, count: int, what: str) -> None:
         if address in self.known:
@@ -101,14 +101,15 @@ class Mbarriers:
         self.block.shared.write(np.array([thread]), np.array([address], np.uint32), zeros, what)
         self.known[address] = Mbarrier(count, count)
 
-    def _find(self, thread: int, address: int, what: str) -> Mbarrier:
-        self.block.shared.read(np.array([thread]), np.array([address], np.uint32), 8, what)  # no race with its init
+    def _find(self, threads: Array, address: int, what: str) -> Mbarrier:
+        """The mbarrier that these threads name."""
+        self.block.shared.read(threads, np.full(len(threads), address, np.uint32), 8, what)  # no race with its init
         if address not in self.known:
             raise PtxError(f"{what}: there is no mbarrier at {address:#x}")
         return self.known[address]
 
     def arrive(self, thread: int, address: int, expected_bytes: int, what: str) -> None:
-        barrier = self._find(thread, address, what)
+        barrier = self._find(np.array([thread]), address, what)
         if not barrier.pending:
             raise PtxError(f"{what}: more than the {barrier.count} arrivals of a phase")
         barrier.pending -= 1
@@ -122,18 +123,17 @@ class Mbarriers:
             self.block.blocked[list(self.awaited)] = False
             self.awaited.clear()
 
-    def has_ended(self, thread: int, address: int, parity: int, what: str) -> bool:
-        """Whether the phase of this parity has; the thread is remembered if not."""
-        barrier = self._find(thread, address, what)
-        if barrier.phase % 2 != parity:
+    def has_ended(self, threads: Array, address: int, parity: int, what: str) -> bool:
+        """Whether the phase of this parity has; the threads are remembered if not."""
+        if self._find(threads, address, what).phase % 2 != parity:
             return True
-        self.awaited[thread] = address, parity
+        self.awaited |= dict.fromkeys(threads.tolist(), address)
         return False
 
     def copy(self, thread: int, to: int, source: int, size: int, address: int, what: str) -> None:
         """cp.async.bulk: one thread lets the TMA unit copy, which counts the bytes at the mbarrier."""
-        barrier = self._find(thread, address, what)
         shared, one = self.block.shared, np.array([thread])
+        barrier = self._find(one, address, what)
         if (shared.unfenced[address - shared.begin : address - shared.begin + 8] != NOBODY).any():
             raise PtxError(f"{what}: no fence.proxy.async behind the mbarrier's init")
         for name, number in (("destination", to), ("source", source), ("size", size)):
@@ -146,10 +146,10 @@ class Mbarriers:
     def _global_bytes(self, source: int, size: int, what: str) -> Array:
         return self.block.memory.read(source + np.arange(0, size, 16, dtype=np.uint64), 16, what).reshape(-1)
 
-    def land_awaited(self, counters: Array, blocked: Array) -> bool:
+    def land_awaited(self) -> bool:
         """The copies that end a phase that a thread waits for; False if there are none."""
         landed = False
-        for address in sorted({address for address, _ in self.awaited.values()}):
+        for address in sorted(set(self.awaited.values())):
             barrier = self.known[address]
             if barrier.pending or not barrier.copies:
                 continue
@@ -196,7 +196,7 @@ class Products:
         self.last_write = np.zeros((len(block.kernel.registers), warpgroups), np.int64) if self.in_use else np.empty((0, 0))
 
     def written(self, register: int, lanes: "Lanes") -> None:
-        self.last_write[register, np.unique(lanes.numbers // 128)] = self.time
+        self.last_write[register, lanes.warpgroups] = self.time
 
     def why_undefined(self, register: Register, thread: int) -> str:
         products = self.under_way[thread // 128]

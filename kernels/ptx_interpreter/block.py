@@ -7,6 +7,7 @@ parted at a branch so meet again behind it. Who needs others (a barrier, an inst
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -24,6 +25,10 @@ class Lanes:
         self.mask = mask
         self.numbers = np.flatnonzero(mask)
         self.all = len(self.numbers) == len(mask)
+
+    @cached_property
+    def warpgroups(self) -> Array:
+        return np.unique(self.numbers // WARPGROUP)
 
     def where(self, condition: Array) -> "Lanes":
         return Lanes(self.mask & condition)
@@ -132,7 +137,7 @@ class Block:
                     f"{int(np.flatnonzero(self.ended)[0])} has ended"
                 )
             self._open_barrier()
-        elif not self.mbarriers.land_awaited(self.counters, self.blocked):
+        elif not self.mbarriers.land_awaited():
             raise PtxError(
                 f"deadlock: {int(self.barred.sum())} threads wait at a barrier"
                 + (f", {int(self.blocked.sum())} at {self._place_of(self.blocked)}" if self.blocked.any() else "")

@@ -59,14 +59,9 @@ def _step(i: Instruction, kernel: Kernel) -> Step:
 
 
 @cache
-def _parsed(text: str) -> dict[str, Kernel]:
-    return parse(text)
-
-
-@cache
-def _steps(text: str, kernel: str) -> list[Step]:
-    parsed = _parsed(text)[kernel]
-    return [_step(instruction, parsed) for instruction in parsed.instructions]
+def _program(text: str, name: str) -> tuple[Kernel, list[Step]]:
+    kernel = parse(text, name)
+    return kernel, [_step(instruction, kernel) for instruction in kernel.instructions]
 
 
 def launch(
@@ -85,7 +80,7 @@ def launch(
     if not supports(chosen, variant.requires):
         raise KernelError(f"{source.label} ({variant}) requires {variant.requires}, not sm_{chosen}")
     text = ptx_of(source, variant, chosen)
-    parsed, steps = _parsed(text)[kernel], _steps(text, kernel)
+    parsed, steps = _program(text, kernel)
     parameters = source.kernel(kernel).parameters
     end = max((offset + size for offset, size in parsed.parameters.values()), default=0)
     packed = np.zeros(end, np.uint8)

@@ -15,7 +15,7 @@ def flush(x: Array) -> Array:
     if x.dtype != np.float32:
         return x
     bits = x.view(np.uint32)
-    denormal = (bits & 0x7F800000) == 0
+    denormal = (bits & 0x7FFFFFFF) - np.uint32(1) < 0x7FFFFF  # 0 - 1 is large
     return np.where(denormal, bits & 0x80000000, bits).view(np.float32) if denormal.any() else x
 
 

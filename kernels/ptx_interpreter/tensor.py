@@ -212,7 +212,7 @@ def _per_thread(i: Instruction, kernel: Kernel, types: tuple[tuple[int, np.dtype
         else reader(i.operands[k], kind, kernel, i.place)
         for k, kind in types
     ]
-    return lambda block, lanes: np.array([addresses_of(read, block, lanes) for read in reads], dtype=object).T
+    return lambda block, lanes: np.stack([addresses_of(read, block, lanes).astype(np.int64) for read in reads], axis=-1)
 
 
 def _bulk_copy(i: Instruction, kernel: Kernel) -> tuple[str, Execute, int]:
@@ -253,10 +253,12 @@ def _mbarrier(i: Instruction, kernel: Kernel) -> tuple[str, Execute, int]:
     def wait(block: Block, lanes: Lanes) -> Array:
         """try_wait may suspend a thread; here it does, for as long as the phase lasts."""
         waiting = np.zeros(block.count, bool)
-        for thread, (address, parity) in zip(lanes.numbers, read(block, lanes), strict=True):
+        asked = read(block, lanes)
+        for address, parity in {tuple(pair) for pair in asked}:
             if parity not in (0, 1):
                 raise PtxError(f"{i.place}: expected a parity of 0 or 1, got {parity}")
-            waiting[thread] = not block.mbarriers.has_ended(int(thread), int(address), int(parity), i.place)
+            threads = lanes.numbers[(asked == (address, parity)).all(axis=1)]
+            waiting[threads] = not block.mbarriers.has_ended(threads, int(address), int(parity), i.place)
         write(block, lanes.where(~waiting), np.ones(block.count, bool))
         return waiting
 

@@ -106,28 +106,21 @@ class Kernel:
         return begin if begin % 1024 else begin + 128
 
 
-def parse(text: str) -> dict[str, Kernel]:
-    """All kernels of a PTX text by name."""
-    kernels, module_shared = {}, []
+def parse(text: str, name: str) -> Kernel:
+    """The kernel of this name in a PTX text."""
     lines = [re.sub(r"//.*", "", line).replace("\t", " ") for line in text.splitlines()]
-    number = 0
-    while number < len(lines):
-        line = lines[number]
-        if re.match(r"\.shared\b", line):
-            module_shared.append(line)
-        entry = re.match(r"(?:\.visible )?\.entry (\w+)\(", line)
-        if entry:
-            kernel = Kernel(entry[1])
-            for declaration in module_shared:
-                _declare_shared(kernel, declaration)
-            number = _read_kernel(kernel, lines, number + 1)
-            kernels[kernel.name] = kernel
-        number += 1
-    return kernels
+    kernel = Kernel(name)
+    for number, line in enumerate(lines):
+        if line.startswith(".shared"):
+            _declare_shared(kernel, line)
+        if re.match(rf"(?:\.visible )?\.entry {name}\(", line):
+            _read_kernel(kernel, lines, number + 1)
+            return kernel
+    raise PtxError(f"no kernel {name} in this PTX")
 
 
-def _read_kernel(kernel: Kernel, lines: list[str], number: int) -> int:
-    """Reads from behind the line of .entry; the number of the last line of the body."""
+def _read_kernel(kernel: Kernel, lines: list[str], number: int) -> None:
+    """Reads from behind the line of .entry."""
     offset = 0
     while lines[number].strip() != "{":
         parameter = re.match(r"\s*\.param (?:\.align (\d+) )?\.(\w+) (\w+)(?:\[(\d+)\])?,?$", lines[number])
@@ -139,10 +132,10 @@ def _read_kernel(kernel: Kernel, lines: list[str], number: int) -> int:
         elif not re.match(r"\)?\s*(\.maxntid .*|\.minnctapersm .*)?$", lines[number]):
             raise PtxError(f"PTX line {number + 1}: not understood: {lines[number]}")
         number += 1
-    return _read_body(kernel, lines, number)
+    _read_body(kernel, lines, number)
 
 
-def _read_body(kernel: Kernel, lines: list[str], number: int) -> int:
+def _read_body(kernel: Kernel, lines: list[str], number: int) -> None:
     scopes: list[dict[str, Register]] = [{}]
     where, depth = "", 1
     for number, statement in _statements(lines, number + 1):
@@ -153,7 +146,7 @@ def _read_body(kernel: Kernel, lines: list[str], number: int) -> int:
             scopes.pop()
             depth -= 1
             if depth == 0:
-                return number
+                return
         elif statement.endswith(":"):
             kernel.labels[statement[:-1]] = len(kernel.instructions)
         elif statement.startswith(".loc"):
@@ -187,12 +180,12 @@ def _aligned(offset: int, alignment: int) -> int:
 
 
 def _declare_shared(kernel: Kernel, statement: str) -> None:
-    found = re.match(r"\.shared \.align (\d+) \.b8 ([$\w]+)\[(\d+)\]", statement)
-    if found is None:
+    found = re.match(r"\.shared \.align (\d+) \.(\w+) ([$\w]+)(?:\[(\d+)\])?;?$", statement)
+    if found is None or found[2] not in TYPES:
         raise PtxError(f"kernel {kernel.name}: not understood: {statement}")
-    begin = _aligned(kernel.shared_end, int(found[1]))
-    kernel.shared[found[2]] = begin, int(found[3])
-    kernel.shared_end = begin + int(found[3])
+    begin, size = _aligned(kernel.shared_end, int(found[1])), TYPES[found[2]].itemsize * int(found[4] or 1)
+    kernel.shared[found[3]] = begin, size
+    kernel.shared_end = begin + size
 
 
 def _declare_registers(kernel: Kernel, scope: dict[str, Register], statement: str) -> None:
