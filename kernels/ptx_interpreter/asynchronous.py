@@ -76,7 +76,9 @@ class Copies:
 
     def check_all_landed(self) -> None:
         if self.under_way:
-            raise PtxError(f"{self.under_way[0].what}: the block ended while this copy, which nobody waited for, was under way")
+            raise PtxError(
+                f"{self.under_way[0].what}: the block ended while this copy, which nobody waited for, was under way"
+            )
 
 
 @dataclass
@@ -92,7 +94,8 @@ class Mbarriers:
     def __init__(self, block: "Block") -> None:
         self.block = block
         self.known: dict[int, Mbarrier] = {}  # by address
-        self.awaited: dict[int, int] = {}  # by thread: the address
+        self.tried: dict[int, int] = {}  # by thread: the address of the mbarrier that it has not waited for
+        self.awaited: dict[int, int] = {}  # or does wait for
 
     def init(self, thread: int, address: int, count: int, what: str) -> None:
         if address in self.known:
@@ -122,13 +125,18 @@ class Mbarriers:
             barrier.pending = barrier.count
             self.block.blocked[list(self.awaited)] = False
             self.awaited.clear()
+            self.tried.clear()
 
     def has_ended(self, threads: Array, address: int, parity: int, what: str) -> bool:
-        """Whether the phase of this parity has; the threads are remembered if not."""
-        if self._find(threads, address, what).phase % 2 != parity:
-            return True
-        self.awaited |= dict.fromkeys(threads.tolist(), address)
-        return False
+        """Whether the phase of this parity has."""
+        return self._find(threads, address, what).phase % 2 != parity
+
+    def waits(self, threads: Array, address: int) -> Array:
+        """Of threads whose phase has not ended, those that wait for it: try_wait may give up, so the first try does."""
+        again = np.isin(threads, [thread for thread, tried in self.tried.items() if tried == address])
+        self.tried |= dict.fromkeys(threads[~again].tolist(), address)
+        self.awaited |= dict.fromkeys(threads[again].tolist(), address)
+        return threads[again]
 
     def copy(self, thread: int, to: int, source: int, size: int, address: int, what: str) -> None:
         """cp.async.bulk: one thread lets the TMA unit copy, which counts the bytes at the mbarrier."""
@@ -193,7 +201,9 @@ class Products:
         self.committed = [0] * warpgroups
         self.time = 1  # counts fences and products
         self.fenced = [0] * warpgroups  # when
-        self.last_write = np.zeros((len(block.kernel.registers), warpgroups), np.int64) if self.in_use else np.empty((0, 0))
+        self.last_write = (
+            np.zeros((len(block.kernel.registers), warpgroups), np.int64) if self.in_use else np.empty((0, 0))
+        )
 
     def written(self, register: int, lanes: "Lanes") -> None:
         self.last_write[register, lanes.warpgroups] = self.time

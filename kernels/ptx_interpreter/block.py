@@ -68,7 +68,11 @@ class Block:
         x, y, z = sizes["ntid"]
         self.count = x * y * z
         numbers = np.arange(self.count)
-        self.specials = {f"%{name}.{axis}": np.array([n], np.uint32) for name in sizes for axis, n in zip("xyz", sizes[name], strict=True)}
+        self.specials = {
+            f"%{name}.{axis}": np.array([n], np.uint32)
+            for name in sizes
+            for axis, n in zip("xyz", sizes[name], strict=True)
+        }
         for axis, tid in zip("xyz", (numbers % x, numbers // x % y, numbers // (x * y)), strict=True):
             self.specials[f"%tid.{axis}"] = tid.astype(np.uint32)
         self.values = [np.zeros(self.count, register.dtype) for register in kernel.registers]
@@ -216,7 +220,9 @@ def reader(operand: Operand, dtype: np.dtype, kernel: Kernel, what: str, *, narr
     """Gives an operand's value, as `dtype`, for all threads or as one element. narrow: a wider register will do."""
     if isinstance(operand, Register):
         register, size = operand, operand.dtype.itemsize
-        if (register.dtype == bool) != (dtype == bool) or (size != dtype.itemsize and not (narrow and size > dtype.itemsize)):
+        if (register.dtype == bool) != (dtype == bool) or (
+            size != dtype.itemsize and not (narrow and size > dtype.itemsize)
+        ):
             raise PtxError(f"{what}: {register.name} is a {register.dtype}, not a {dtype}")
         if size == dtype.itemsize:
             return lambda block, lanes: block.read(register, lanes, what).view(dtype)
@@ -253,6 +259,8 @@ def writer(operand: Operand, dtype: np.dtype, what: str, *, widen: bool = False)
     if not isinstance(operand, Register):
         raise PtxError(f"{what}: expected a register to write to")
     register, size = operand, operand.dtype.itemsize
-    if (register.dtype == bool) != (dtype == bool) or (size != dtype.itemsize and not (widen and size > dtype.itemsize)):
+    if (register.dtype == bool) != (dtype == bool) or (
+        size != dtype.itemsize and not (widen and size > dtype.itemsize)
+    ):
         raise PtxError(f"{what}: {register.name} is a {register.dtype}, not a {dtype}")
     return lambda block, lanes, value: block.write(register, value, lanes)

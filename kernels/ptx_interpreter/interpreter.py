@@ -92,7 +92,9 @@ def launch(
             value = np.array(0 if value is None else value.ctypes.data, np.uint64)
         assert value is not None
         if value.nbytes != size:
-            raise PtxError(f"{source.label}: {kernel}: argument {parameter} has {value.nbytes} bytes, PTX expects {size}")
+            raise PtxError(
+                f"{source.label}: {kernel}: argument {parameter} has {value.nbytes} bytes, PTX expects {size}"
+            )
         packed[offset : offset + size] = np.frombuffer(value.tobytes(), np.uint8)
     memory = GlobalMemory(arrays)
     x, y, z = grid

@@ -90,9 +90,14 @@ class SharedMemory:
         self.data = np.zeros(size, np.uint8)
         self.state = np.full(size, UNWRITTEN, np.uint8)
         self.epoch = 0  # barriers that were passed
-        self.writer, self.reader = np.full(size, NOBODY, np.int16), np.full(size, NOBODY, np.int16)  # the last one's warp
+        self.writer, self.reader = (
+            np.full(size, NOBODY, np.int16),
+            np.full(size, NOBODY, np.int16),
+        )  # the last one's warp
         self.write_epoch, self.read_epoch = np.full(size, -1, np.int32), np.full(size, -1, np.int32)
-        self.unfenced = np.full(size, NOBODY, np.int16)  # the thread whose write the asynchronous proxy does not see yet
+        self.unfenced = np.full(
+            size, NOBODY, np.int16
+        )  # the thread whose write the asynchronous proxy does not see yet
 
     def _positions(self, addresses: Array, size: int, what: str) -> Array:
         check_alignment(addresses, size, what)

@@ -94,7 +94,9 @@ def widen(bits: Array, kind: str) -> Array:
     """What tensor cores see in the registers' or the memory's bits: bf16 and fp16 (uint16), or tf32 (uint32)."""
     if kind == "tf32":
         return (bits & np.uint32(0xFFFFE000)).view(np.float32)
-    return bits.view(np.float16).astype(np.float32) if kind == "f16" else (bits.astype(np.uint32) << 16).view(np.float32)
+    return (
+        bits.view(np.float16).astype(np.float32) if kind == "f16" else (bits.astype(np.uint32) << 16).view(np.float32)
+    )
 
 
 def to_integer(x: Array, dtype: np.dtype) -> Array:

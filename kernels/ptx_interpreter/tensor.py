@@ -80,7 +80,9 @@ def _shuffle(i: Instruction, kernel: Kernel) -> tuple[str, Execute, int]:
     write, write_found = writer(value_of, U32, i.place), writer(found, TYPES["pred"], i.place)
 
     def execute(block: Block, lanes: Lanes) -> None:
-        read = [np.broadcast_to(one(block, lanes), block.count)[lanes.numbers] for one in (value, index, clamp, members)]
+        read = [
+            np.broadcast_to(one(block, lanes), block.count)[lanes.numbers] for one in (value, index, clamp, members)
+        ]
         if (read[2] != 31).any() or (read[3] != 0xFFFFFFFF).any():
             raise PtxError(f"{i.place}: the interpreter knows whole warps only (31, 0xffffffff)")
         lane = np.broadcast_to(LANE, (len(lanes.numbers) // WARP, WARP)).reshape(-1)
@@ -95,7 +97,10 @@ def _load_matrices(i: Instruction, kernel: Kernel) -> tuple[str, Execute, int]:
     """ldmatrix: lane l gives the address of row l % 8 of matrix l / 8; and gets of each matrix the elements 2 (l % 4) and
     the next of row l / 4. With .trans, of column l / 4."""
     trans = "trans" in i.parts
-    if tuple(p for p in i.parts if p != "trans")[1:4] != ("sync", "aligned", "m8n8") or i.parts[-2:] != ("shared", "b16"):
+    if tuple(p for p in i.parts if p != "trans")[1:4] != ("sync", "aligned", "m8n8") or i.parts[-2:] != (
+        "shared",
+        "b16",
+    ):
         raise unknown(i)
     count = {"x1": 1, "x2": 2, "x4": 4}.get(i.parts[4])
     if count is None:
@@ -251,15 +256,18 @@ def _mbarrier(i: Instruction, kernel: Kernel) -> tuple[str, Execute, int]:
     write = writer(i.operands[0], TYPES["pred"], i.place)
 
     def wait(block: Block, lanes: Lanes) -> Array:
-        """try_wait may suspend a thread; here it does, for as long as the phase lasts."""
-        waiting = np.zeros(block.count, bool)
+        """False once, and then the thread is suspended for as long as the phase lasts."""
+        waiting, ended = np.zeros(block.count, bool), np.zeros(block.count, bool)
         asked = read(block, lanes)
         for address, parity in {tuple(pair) for pair in asked}:
             if parity not in (0, 1):
                 raise PtxError(f"{i.place}: expected a parity of 0 or 1, got {parity}")
             threads = lanes.numbers[(asked == (address, parity)).all(axis=1)]
-            waiting[threads] = not block.mbarriers.has_ended(threads, int(address), int(parity), i.place)
-        write(block, lanes.where(~waiting), np.ones(block.count, bool))
+            if block.mbarriers.has_ended(threads, int(address), int(parity), i.place):
+                ended[threads] = True
+            else:
+                waiting[block.mbarriers.waits(threads, int(address))] = True
+        write(block, lanes.where(~waiting), ended)
         return waiting
 
     return "wait", wait, 0

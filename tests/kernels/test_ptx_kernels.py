@@ -190,7 +190,9 @@ def test_every_product_of_warpgroups(launched: set[tuple[str, str]]) -> None:
         np.testing.assert_array_equal(*test_warpgroups.product_tf32(n=n))
         for half in ("bf16", "fp16"):
             for a_by_lines, b_by_lines in ((0, 1), (1, 0)):
-                np.testing.assert_array_equal(*test_warpgroups.product(test_warpgroups.SOURCE, half, n, a_by_lines, b_by_lines))
+                np.testing.assert_array_equal(
+                    *test_warpgroups.product(test_warpgroups.SOURCE, half, n, a_by_lines, b_by_lines)
+                )
     assert launched
 
 
