@@ -27,7 +27,7 @@ class Options:
     debug: -O0 -g, for gdb.
     asan: AddressSanitizer; the process must run in builder.sanitizer_environment().
     ucontext: portable fibers also where there are fast ones.
-    ptx: 80, or another architecture: what NVRTC makes for it is interpreted (ptx_interpreter); nothing is built. 0: off.
+    ptx: 80, or another architecture: what NVRTC makes for it is interpreted (ptx_interpreter), nothing is built.
     """
 
     seed: int = 0
@@ -101,8 +101,11 @@ def _load(source: Source, variant: Variant, chosen: Options) -> ctypes.CDLL:
     return library
 
 
-def _pointer(array: np.ndarray | None) -> np.ndarray:
-    return np.array(0 if array is None else array.ctypes.data, np.uint64)
+def _value(argument: np.ndarray | None, pointer: bool) -> np.ndarray:
+    """As C has it: of an array, its address."""
+    if argument is None:
+        return np.zeros((), np.uint64)
+    return np.array(argument.ctypes.data, np.uint64) if pointer else argument
 
 
 def launch(
@@ -123,8 +126,8 @@ def launch(
         return ptx_interpreter.launch(source, variant, kernel, grid, block, arguments, shared_bytes, chosen.ptx)
     library = _load(source, variant, chosen)
     parameters = source.kernel(kernel).parameters
-    values = [_pointer(a) if p.pointer else a for p, a in zip(parameters, arguments, strict=True)]
-    addresses = _array_type(ctypes.c_void_p, max(1, len(values)))(*(value.ctypes.data for value in values))
+    values = [_value(a, p.pointer) for p, a in zip(parameters, arguments, strict=True)]
+    addresses = _array_type(ctypes.c_void_p, max(1, len(values)))(*(a.ctypes.data for a in values))
     sizes = _array_type(ctypes.c_uint, 3)(*grid), _array_type(ctypes.c_uint, 3)(*block)
     with _one_launch_at_a_time:
         error = library.minigan_launch(kernel.encode(), *sizes, shared_bytes, addresses, chosen.seed)

@@ -1,7 +1,7 @@
 """What goes on beside the threads: copies by cp.async and by the TMA unit, mbarriers, and wgmma's products.
 
-All of it is as late as the manual allows: a copy lands, and a product is computed, at the wait that may not let the thread
-go on before. Until then nobody may read what they write, or change what they read.
+All of it is as late as the manual allows: a copy lands, and a product is computed, at the wait that may not let the
+thread go on before. Until then nobody may read what they write, or change what they read.
 """
 
 from collections.abc import Callable

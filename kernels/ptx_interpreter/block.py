@@ -1,11 +1,11 @@
 """A block of threads: registers, and the order in which the threads execute.
 
-A register is one NumPy array with an element for each thread, so that an instruction is executed for many threads at once.
-Of the threads that can go on, those with the smallest program counter do: in the code that compilers make, threads that
+A register is one NumPy array with an element for each thread, so that an instruction is executed for many at once. Of
+the threads that can go on, those with the smallest program counter do: in the code that compilers make, threads that
 parted at a branch so meet again behind it. Who needs others (a barrier, an instruction of a whole warp) waits for them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -38,8 +38,8 @@ class Lanes:
 class Step:
     """An instruction, ready to be executed.
 
-    kind: "plain"; "together" (all threads of each group of `size` at once); "wait" (execute gives the threads that cannot
-    go on yet); "barrier"; "branch" to `target`; "exit".
+    kind: "plain"; "together" (all threads of each group of `size` at once); "wait" (execute gives the threads that
+    cannot go on yet); "barrier"; "branch" to `target`; "exit".
     """
 
     kind: str
@@ -58,7 +58,7 @@ class Block:
         parameters: Array,
         memory: GlobalMemory,
         dynamic_bytes: int,
-        sizes: dict[str, tuple[int, int, int]],
+        sizes: Mapping[str, Sequence[int]],
     ) -> None:
         """sizes: "ntid", "nctaid" and "ctaid"."""
         from .asynchronous import Copies, Mbarriers, Products
@@ -216,13 +216,19 @@ Reader = Callable[[Block, Lanes], Array]
 Writer = Callable[[Block, Lanes, Array], None]
 
 
+def _fits(register: Register, dtype: np.dtype, wider: bool) -> bool:
+    """Types of registers say how many bits they have, and whether they are predicates; loads and conversions may have
+    wider ones."""
+    if "b" in (register.dtype.kind, dtype.kind):
+        return register.dtype == dtype
+    return register.dtype.itemsize == dtype.itemsize or (wider and register.dtype.itemsize > dtype.itemsize)
+
+
 def reader(operand: Operand, dtype: np.dtype, kernel: Kernel, what: str, *, narrow: bool = False) -> Reader:
     """Gives an operand's value, as `dtype`, for all threads or as one element. narrow: a wider register will do."""
     if isinstance(operand, Register):
         register, size = operand, operand.dtype.itemsize
-        if (register.dtype == bool) != (dtype == bool) or (
-            size != dtype.itemsize and not (narrow and size > dtype.itemsize)
-        ):
+        if not _fits(register, dtype, narrow):
             raise PtxError(f"{what}: {register.name} is a {register.dtype}, not a {dtype}")
         if size == dtype.itemsize:
             return lambda block, lanes: block.read(register, lanes, what).view(dtype)
@@ -230,7 +236,7 @@ def reader(operand: Operand, dtype: np.dtype, kernel: Kernel, what: str, *, narr
         return lambda block, lanes: block.read(register, lanes, what).astype(low).view(dtype)
     if isinstance(operand, Number):
         try:
-            constant = operand.of(dtype) if dtype != bool else np.array([operand.text != "0"])
+            constant = np.array([operand.text != "0"]) if dtype.kind == "b" else operand.of(dtype)
         except PtxError as error:
             raise PtxError(f"{what}: {error}") from error
         return lambda block, lanes: constant
@@ -258,9 +264,7 @@ def writer(operand: Operand, dtype: np.dtype, what: str, *, widen: bool = False)
         return lambda block, lanes, value: None
     if not isinstance(operand, Register):
         raise PtxError(f"{what}: expected a register to write to")
-    register, size = operand, operand.dtype.itemsize
-    if (register.dtype == bool) != (dtype == bool) or (
-        size != dtype.itemsize and not (widen and size > dtype.itemsize)
-    ):
+    register = operand
+    if not _fits(register, dtype, widen):
         raise PtxError(f"{what}: {register.name} is a {register.dtype}, not a {dtype}")
     return lambda block, lanes, value: block.write(register, value, lanes)

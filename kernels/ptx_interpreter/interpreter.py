@@ -74,7 +74,7 @@ def launch(
     shared_bytes: int,
     architecture: int,
 ) -> None:
-    """Runs a grid to its end, as the emulator's launch() does: arrays for pointers (None: null), 0-d arrays for the rest."""
+    """Runs a grid to its end, as the emulator's launch() does."""
     needed = variant.requires.removeprefix("sm_")
     chosen = needed if needed.endswith("a") else str(architecture)
     if not supports(chosen, variant.requires):
@@ -102,7 +102,7 @@ def launch(
         with np.errstate(all="ignore"):
             for number in range(x * y * z):
                 ctaid = (number % x, number // x % y, number // (x * y))
-                sizes = {"ntid": tuple(block), "nctaid": tuple(grid), "ctaid": ctaid}
+                sizes = {"ntid": block, "nctaid": grid, "ctaid": ctaid}
                 Block(parsed, steps, packed, memory, shared_bytes, sizes).run()
     except PtxError as error:
         raise PtxError(f"{source.label} ({variant}), block {ctaid}: {error}") from error

@@ -41,7 +41,7 @@ class GlobalMemory:
         self.ends = np.array([end for _, end, _ in merged], np.uint64)
         self.writable = np.array([writable for _, _, writable in merged], bool)
         self.bytes = [
-            np.frombuffer((ctypes.c_ubyte * (end - begin)).from_address(begin), np.uint8) for begin, end, _ in merged
+            np.ctypeslib.as_array((ctypes.c_ubyte * (end - begin)).from_address(begin)) for begin, end, _ in merged
         ]
 
     def _places(self, addresses: Array, size: int, what: str) -> list[tuple[int, Array, Array]]:

@@ -233,10 +233,14 @@ def _compare(i: Instruction, kernel: Kernel) -> Execute:
     return _apply(i, kernel, function, PRED, dtype, dtype)
 
 
+def _chosen(a: Array, b: Array, p: Array) -> Array:
+    return np.where(p, a, b)
+
+
 def _select(i: Instruction, kernel: Kernel) -> Execute:
     dtype = _type(i, i.parts[-1])
     modifiers(i, i.parts[1:-1], "")
-    return _apply(i, kernel, lambda a, b, p: np.where(p, a, b), dtype, dtype, dtype, PRED)
+    return _apply(i, kernel, _chosen, dtype, dtype, dtype, PRED)
 
 
 # ---- moves and conversions -------------------------------------------------------------------------------------------
@@ -338,8 +342,8 @@ def address_reader(operand: Operand, space: str, kernel: Kernel, what: str) -> R
     return lambda block, lanes: (read(block, lanes) + dtype.type(offset)).view(unsigned)
 
 
-def addresses_of(read: Reader, block: Block, lanes: Lanes) -> Array:
-    """One for each of the threads."""
+def of_lanes(read: Reader, block: Block, lanes: Lanes) -> Array:
+    """An operand's values of the active threads."""
     return np.broadcast_to(read(block, lanes), block.count)[lanes.numbers]
 
 
@@ -362,7 +366,7 @@ def _load_or_store(i: Instruction, kernel: Kernel) -> Execute:
         writers = [writer(element, dtype, i.place, widen=True) for element in elements]
 
         def load(block: Block, lanes: Lanes) -> None:
-            addresses = addresses_of(address, block, lanes)
+            addresses = of_lanes(address, block, lanes)
             if space == "global":
                 data = block.memory.read(addresses, size, i.place)
             elif space == "shared":
@@ -379,9 +383,9 @@ def _load_or_store(i: Instruction, kernel: Kernel) -> Execute:
     readers = [reader(element, dtype, kernel, i.place, narrow=True) for element in elements]
 
     def store(block: Block, lanes: Lanes) -> None:
-        values = [np.broadcast_to(read(block, lanes), block.count)[lanes.numbers] for read in readers]
+        values = [of_lanes(read, block, lanes) for read in readers]
         data = np.ascontiguousarray(np.stack(values, axis=-1)).view(np.uint8)
-        addresses = addresses_of(address, block, lanes)
+        addresses = of_lanes(address, block, lanes)
         if space == "global":
             block.memory.write(addresses, data, i.place)
         else:
@@ -405,7 +409,7 @@ def _atomic(i: Instruction, kernel: Kernel) -> Execute:
     limit, write = reader(i.operands[2], TYPES["u32"], kernel, i.place), writer(i.operands[0], TYPES["u32"], i.place)
 
     def execute(block: Block, lanes: Lanes) -> None:
-        addresses = addresses_of(address, block, lanes)
+        addresses = of_lanes(address, block, lanes)
         limits = np.broadcast_to(limit(block, lanes), block.count)
         result = np.zeros(block.count, np.uint32)
         for k, thread in enumerate(lanes.numbers):

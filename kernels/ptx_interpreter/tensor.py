@@ -1,9 +1,9 @@
 """Instructions of whole warps and warpgroups, and those of the asynchronous machinery.
 
-Written from NVIDIA's "PTX ISA": its sections on warp-level matrix instructions, asynchronous warpgroup-level matrix
-instructions, data movement and mbarriers. Element (row, column) of each fragment is as the manual's formulas have it.
-Products are summed in double and rounded once: a GPU's order of summation is nobody's business, and sums that float holds
-exactly are equal.
+Written from NVIDIA's "PTX ISA", not from the emulator's twins: its sections on warp-level matrix instructions,
+asynchronous warpgroup-level matrix instructions, data movement and mbarriers. Element (row, column) of each fragment is
+as the manual's formulas have it. Products are summed in double and rounded once: the order in which a GPU adds is not
+defined, and sums that a float holds exactly are equal in all.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import numpy as np
 
 from .block import WARP, WARPGROUP, Block, Lanes, reader, writer
 from .rounding import widen
-from .scalar import Execute, address_reader, addresses_of, unknown
+from .scalar import Execute, address_reader, of_lanes, unknown
 from .text import TYPES, Instruction, Kernel, Number, Operand, PtxError, Register, Vector
 
 Array = np.ndarray
@@ -94,8 +94,8 @@ def _shuffle(i: Instruction, kernel: Kernel) -> tuple[str, Execute, int]:
 
 
 def _load_matrices(i: Instruction, kernel: Kernel) -> tuple[str, Execute, int]:
-    """ldmatrix: lane l gives the address of row l % 8 of matrix l / 8; and gets of each matrix the elements 2 (l % 4) and
-    the next of row l / 4. With .trans, of column l / 4."""
+    """ldmatrix: lane l gives the address of row l % 8 of matrix l / 8; and gets of each matrix the elements 2 (l % 4)
+    and the next of row l / 4. With .trans, of column l / 4."""
     trans = "trans" in i.parts
     if tuple(p for p in i.parts if p != "trans")[1:4] != ("sync", "aligned", "m8n8") or i.parts[-2:] != (
         "shared",
@@ -194,7 +194,7 @@ def _copy(i: Instruction, kernel: Kernel) -> tuple[str, Execute, int]:
 
     def execute(block: Block, lanes: Lanes) -> None:
         valid = ~np.broadcast_to(ignore(block, lanes), block.count)[lanes.numbers]
-        addresses = addresses_of(to, block, lanes), addresses_of(source, block, lanes)
+        addresses = of_lanes(to, block, lanes), of_lanes(source, block, lanes)
         block.copies.begin(lanes, *addresses, size, valid, i.place)
 
     return "plain", execute, 0
@@ -217,7 +217,7 @@ def _per_thread(i: Instruction, kernel: Kernel, types: tuple[tuple[int, np.dtype
         else reader(i.operands[k], kind, kernel, i.place)
         for k, kind in types
     ]
-    return lambda block, lanes: np.stack([addresses_of(read, block, lanes).astype(np.int64) for read in reads], axis=-1)
+    return lambda block, lanes: np.stack([of_lanes(read, block, lanes).astype(np.int64) for read in reads], axis=-1)
 
 
 def _bulk_copy(i: Instruction, kernel: Kernel) -> tuple[str, Execute, int]:
@@ -304,8 +304,8 @@ def _wgmma_control(i: Instruction, kernel: Kernel) -> tuple[str, Execute, int]:
 def descriptor_places(descriptor: int, lines: int, steps: int, itemsize: int, by_lines: bool, what: str) -> Array:
     """(lines, steps): the addresses of an operand's numbers, as a matrix descriptor has them.
 
-    Of the manual's "canonical layouts" the 128-byte swizzle: eight rows of 128 bytes, whose 16-byte pieces are exchanged
-    by an exclusive or of the address bits 4 to 6 with bits 7 to 9. K-major: a row is a line. MN-major: a row is a step.
+    Of the manual's "canonical layouts" the 128-byte swizzle: eight rows of 128 bytes, whose 16-byte pieces change places
+    by an exclusive or of the address bits 4 to 6 with bits 7 to 9. K-major: a row is a line. MN-major: it is a step.
     """
     start, lead, stride = ((descriptor >> shift & 0x3FFF) << 4 for shift in (0, 16, 32))
     if descriptor >> 62 != 1:
@@ -323,7 +323,7 @@ def descriptor_places(descriptor: int, lines: int, steps: int, itemsize: int, by
 
 
 def _wgmma(i: Instruction, kernel: Kernel) -> tuple[str, Execute, int]:
-    """wgmma.mma_async d, a, b, scale-d, scale-a, scale-b, and, for 16 bits, whether A and B lie by lines (tnspA, tnspB)."""
+    """wgmma.mma_async d, a, b, scale-d, scale-a, scale-b, and, for 16 bits, imm-trans-a and imm-trans-b: by lines."""
     kind = i.parts[-1]
     if kind not in _FRAGMENTS or i.parts[1:4] != ("mma_async", "sync", "aligned") or i.parts[5:] != ("f32", kind, kind):
         raise unknown(i)

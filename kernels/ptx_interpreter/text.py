@@ -20,8 +20,8 @@ TYPES: dict[str, np.dtype] = {
     "pred": np.dtype(bool),
 }
 
-# Where shared memory begins in its window: the first 1,024 bytes are the system's. Dynamic memory, behind the static one,
-# begins at a multiple of 128, as DYN_SHARED asks, and never of 1,024, which no kernel may rely on.
+# Where shared memory begins in its window: the first 1,024 bytes are the system's. Dynamic memory, behind the static
+# one, begins at a multiple of 128, as DYN_SHARED asks, and never of 1,024, which no kernel may rely on.
 SHARED_BEGIN = 1024
 
 
@@ -138,7 +138,7 @@ def _read_kernel(kernel: Kernel, lines: list[str], number: int) -> None:
 def _read_body(kernel: Kernel, lines: list[str], number: int) -> None:
     scopes: list[dict[str, Register]] = [{}]
     where, depth = "", 1
-    for number, statement in _statements(lines, number + 1):
+    for at, statement in _statements(lines, number + 1):
         if statement == "{":
             scopes.append({})
             depth += 1
@@ -156,7 +156,7 @@ def _read_body(kernel: Kernel, lines: list[str], number: int) -> None:
         elif statement.startswith(".shared"):
             _declare_shared(kernel, statement)
         elif not statement.startswith(".pragma"):
-            place = f"{kernel.name}, PTX line {number + 1} (file:line {where}): {statement}"
+            place = f"{kernel.name}, PTX line {at + 1} (file:line {where}): {statement}"
             kernel.instructions.append(_instruction(statement, scopes, place))
     raise PtxError(f"kernel {kernel.name} has no end")
 

@@ -1,7 +1,7 @@
 """The PTX of every kernel, as NVRTC makes it, executed by the interpreter: assembly strings and all.
 
-The tests of the other files are run again, where they hold for any device; the convolutions get small integers, of which
-all products and sums are exact, and have to be right to the last bit.
+The tests of the other files are run again, where they hold for any device; the convolutions get small integers, of
+which all products and sums are exact, and have to be right to the last bit.
 """
 
 from collections.abc import Callable, Iterator
@@ -91,7 +91,10 @@ WORK: dict[str, list[Callable[[], None]]] = {
         lambda: test_elementwise.test_elu_gradient(33, F32),
     ],
     "graph.cu": [lambda: test_adam.test_words_are_put_into_their_places(19)],
-    "leaky_relu.cu": [lambda: test_elementwise.test_scale_negative(257, dtype) for dtype in (F32, F64)],
+    "leaky_relu.cu": [
+        lambda: test_elementwise.test_scale_negative(257, F32),
+        lambda: test_elementwise.test_scale_negative(257, F64),
+    ],
     "losses.cu": [
         lambda: test_elementwise.test_logistic_loss(33, F32),
         lambda: test_elementwise.test_mean_losses(1025, 3, F32),
@@ -155,8 +158,8 @@ def all_of(rung: int) -> set[tuple[str, str]]:
 
 
 # Ragged along all axes, and more steps than a ring has tiles, so that slots are used anew: in passes along channels, in
-# those of the large tiles of sm_90a, in weight gradients. Parity classes, and 8-byte copies of 16-bit operands. Copies of
-# one float.
+# those of the large tiles of sm_90a, in weight gradients. Parity classes, and 8-byte copies of 16-bit operands. Copies
+# of one float.
 SMALL = ladder.problem((1, 9, 8, 12), (20, 3, 3, 12), 1, "same")
 WIDE = ladder.problem((1, 9, 8, 36), (36, 3, 3, 36), 1, "same")
 DEEP = ladder.problem((5, 9, 8, 4), (20, 3, 3, 4), 1, "same")
@@ -215,7 +218,7 @@ def test_moments(rung: int, launched: set[tuple[str, str]]) -> None:
 def test_numbers_that_need_all_bits(launched: set[tuple[str, str]]) -> None:
     """Random ones, to the tolerance that float64 and the precision's arithmetic leave."""
     for rung in (4, 6, 7, 8, 9, 11):
-        for name, what in ladder.PASSES.items():
+        for what in ladder.PASSES.values():
             arrays = ladder.random_inputs(what, STRIDED)
             result = ladder.run(what, STRIDED, arrays, rung=rung, tile=0)
             ladder.assert_right(what, STRIDED, arrays, result, precision=RUNGS[rung].precision)
