@@ -304,7 +304,7 @@ def _wgmma_control(i: Instruction, kernel: Kernel) -> tuple[str, Execute, int]:
 def descriptor_places(descriptor: int, lines: int, steps: int, itemsize: int, by_lines: bool, what: str) -> Array:
     """(lines, steps): the addresses of an operand's numbers, as a matrix descriptor has them.
 
-    Of the manual's "canonical layouts" the 128-byte swizzle: eight rows of 128 bytes, whose 16-byte pieces change places
+    Of the manual's "canonical layouts" the 128-byte swizzle: eight rows of 128 bytes, whose 16-byte pieces trade places
     by an exclusive or of the address bits 4 to 6 with bits 7 to 9. K-major: a row is a line. MN-major: it is a step.
     """
     start, lead, stride = ((descriptor >> shift & 0x3FFF) << 4 for shift in (0, 16, 32))
