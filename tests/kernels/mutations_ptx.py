@@ -3,6 +3,7 @@ them; what NVRTC makes of the kernels is interpreted."""
 
 import test_conv2d_ladder as ladder
 import test_ptx_kernels as ptx
+from minigan.kernels import KernelError, nvrtc
 from minigan.kernels.emulator import options
 from mutate import Mutation
 
@@ -63,6 +64,8 @@ MUTATIONS = [
 
 
 def check(files: set[str]) -> None:
+    if not nvrtc.is_available():
+        raise KernelError(nvrtc.MISSING)
     with options(ptx=ptx.ARCHITECTURE):
         for rung in (7, 6, 8, 9, 11, 5):
             forced = {"rung": rung, "tile": 0}
