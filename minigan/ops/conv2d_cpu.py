@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from minigan.backend import Array
-from minigan.ops import conv2d_im2col, conv2d_winograd
+from minigan.ops import conv2d_im2col, conv2d_turned, conv2d_winograd
 from minigan.ops.geometry import Geometry
 
 
@@ -19,6 +19,8 @@ def _way(g: Geometry, dtype: np.dtype) -> ModuleType:
     allowed = os.environ.get("MINIGAN_WINOGRAD", "1")
     if allowed not in ("0", "1"):
         raise ValueError(f"MINIGAN_WINOGRAD: expected 0 or 1, got {allowed!r}")
+    if conv2d_turned.suits(g):
+        return conv2d_turned
     fewer = allowed == "1" and dtype == np.float32 and conv2d_winograd.suits(g)
     return conv2d_winograd if fewer else conv2d_im2col
 

@@ -1,17 +1,15 @@
-"""The three convolution primitives on the CPU, as matrix products over gathered patches ("im2col").
+"""The three convolution primitives on the CPU, as matrix products with patches of the input ("im2col").
 
 A convolution is the product of a matrix with one row for each output pixel, holding all input values that the pixel
 reads (Chellapilla et al., "High performance convolutional neural networks for document processing", 2006), and the
-filters. That matrix is R S / stride^2 times as large as the input, so it is never built whole: a block of rows is
-gathered, multiplied while it is in the cache, and overwritten by the next block. One `gather` serves all three
-primitives:
+filters; `patches` makes that matrix, a block of rows at a time.
 
-- forward: y[block] = gather(x)[block] @ w^T
-- weight gradient: gw += gy[block]^T @ gather(x)[block]
+- forward: y[block] = patches(x)[block] @ w^T
+- weight gradient: gw += gy[block]^T @ patches(x)[block]
 - input gradient: with stride t, input pixels fall into t x t parity classes, by their remainders; those of one class
-  are
-  reached by the same few filter taps only, each from an output pixel at a fixed offset. So a class is a stride-1
-  convolution of gy with that part of the filters, and nothing is scattered or multiplied by inserted zeros.
+  are reached by the same few filter taps only, each from an output pixel at a fixed offset. So a class is a stride-1
+  convolution of gy with that part of the filters, and nothing is scattered or multiplied by inserted zeros. For few
+  input channels that product would be too narrow: there all taps' products come first, and then their sums.
 """
 
 from collections.abc import Sequence
@@ -22,14 +20,11 @@ from minigan.backend import Array
 from minigan.cpu import ELEMENTS_PER_THREAD, jit, one_blas_thread, parallel, parallel_each, scratch
 from minigan.ops.geometry import Geometry
 from minigan.ops.matmul import product
+from minigan.ops.patches import NARROW, Patches, Planes, gather_loop, lines_in_block, patches_of
 
-# A block of gathered rows should stay in a core's second-level cache,
-BLOCK_BYTES = 1 << 20
-# but have so many rows, at best, that the product with it is worth BLAS's repacking of the filters.
-BLOCK_ROWS = 256
-# A layer is cut into so many blocks at least, for as many threads, if that leaves half of these rows to each.
-BLOCKS = 8
-# The columns that a product should have at least.
+# A single block is cut by columns, into so many at best, for as many threads,
+COLUMNS = 8
+# which are so many wide at least.
 LEAST_COLUMNS = 64
 # The weight gradient is summed in so many partial sums at most, of so many bytes together.
 PARTIAL_SUMS = 8
@@ -42,71 +37,12 @@ TAP_BYTES = 4 << 20
 # And so is the input gradient, for so few rows: the filters are not copied then.
 FEW_ROWS = 256
 
-# With fewer input channels than this, the input gradient's products would be too narrow for BLAS.
-NARROW = 8
-
-
-@jit
-def _gather_loop(start, stop, first, x, p, q, step_h, step_w, top, left, r, s, out):  # type: ignore[no-untyped-def]
-    """Row i: the r x s pixels from (oh step_h + top, ow step_w + left) on, where first + i is output pixel (n, oh, ow).
-
-    In NHWC the s pixels of a filter row lie side by side, so each is one copy of a run, with zeros where it leaves the
-    image. Positions are unsigned for the reason that `parallel_flat` has.
-    """
-    _, height, width, channels = x.shape
-    source, target = x.reshape(-1), out.reshape(-1)
-    run = np.uintp(s * channels)
-    for i in range(start, stop):
-        m = first + i
-        n, oh, ow = m // (p * q), m // q % p, m % q
-        column = ow * step_w + left
-        before = min(max(-column, 0), s)  # pixels of the run left of the image
-        until = max(min(width - column, s), before)  # the first pixel right of it
-        zeros, end = np.uintp(before * channels), np.uintp(until * channels)
-        for a in range(r):
-            row = oh * step_h + top + a
-            at = np.uintp((i * r + a) * s * channels)
-            if row < 0 or row >= height:
-                for j in range(run):
-                    target[at + j] = 0
-            else:
-                begin = np.uintp(((n * height + row) * width + column + before) * channels)
-                for j in range(zeros):
-                    target[at + j] = 0
-                for j in range(end - zeros):
-                    target[at + zeros + j] = source[begin + j]
-                for j in range(end, run):
-                    target[at + j] = 0
-
-
-class Patches:
-    """The matrix of patches of x: one row for each of n x p x q pixels, r x s x channels wide; made in blocks."""
-
-    def __init__(
-        self, x: Array, p: int, q: int, step: tuple[int, int], offset: tuple[int, int], r: int, s: int
-    ) -> None:
-        self.x = np.ascontiguousarray(x)
-        self.rows = len(x) * p * q
-        self.width = r * s * x.shape[3]
-        self.arguments = (p, q, *step, *offset, r, s)
-        # How the rows are cut depends on the shape alone, so results do not depend on the number of threads.
-        fits = max(BLOCK_ROWS, BLOCK_BYTES // max(1, self.width * self.x.itemsize))
-        self.block = max(1, min(fits, max(BLOCK_ROWS // 2, -(-self.rows // BLOCKS)), self.rows))
-        self.blocks = -(-self.rows // self.block)
-
-    def make(self, block: int) -> tuple[slice, Array]:
-        """Block number `block`: which rows, and their patches, in this thread's scratch memory until its next block."""
-        rows = slice(block * self.block, min((block + 1) * self.block, self.rows))
-        patches = scratch((rows.stop - rows.start, self.width), self.x.dtype)
-        _gather_loop(0, len(patches), rows.start, self.x, *self.arguments, patches)
-        return rows, patches
-
 
 @jit
 def _finish_loop(start, stop, y, first, last, bias, slope, least):  # type: ignore[no-untyped-def]
     """Columns first ... last - 1 of y (M, K), in rows start ... stop - 1, become leaky(y + bias)."""
     for i in range(start, stop):
-        for k in range(first, last):
+        for k in range(np.uintp(first), np.uintp(last)):  # unsigned, as in `parallel_flat`
             value = y[i, k] + bias[k]
             below = slope * (least if value < least else value)
             y[i, k] = value if value > 0 else below
@@ -124,8 +60,8 @@ def epilogue(bias: Array | None, slope: float, channels: int, dtype: np.dtype) -
     return np.zeros(channels, dtype) if bias is None else np.ascontiguousarray(bias), dtype.type(slope), least
 
 
-def _input_patches(x: Array, g: Geometry) -> Patches:
-    return Patches(x, g.p, g.q, (g.stride_h, g.stride_w), (-g.top, -g.left), g.r, g.s)
+def _input_patches(x: Array, g: Geometry) -> Patches | Planes:
+    return patches_of(x, g.p, g.q, (g.stride_h, g.stride_w), (-g.top, -g.left), g.r, g.s)
 
 
 def forward(x: Array, w: Array, g: Geometry, bias: Array | None = None, slope: float = 1.0) -> Array:
@@ -136,7 +72,7 @@ def forward(x: Array, w: Array, g: Geometry, bias: Array | None = None, slope: f
     if g.k < NARROW:  # BLAS is slow with these
         filters = np.ascontiguousarray(filters)
     # A single block is cut by columns, for the threads.
-    parts = max(1, min(BLOCKS, g.k // LEAST_COLUMNS)) if patches.blocks == 1 else 1
+    parts = max(1, min(COLUMNS, g.k // LEAST_COLUMNS)) if patches.blocks == 1 else 1
     columns = [slice(g.k * i // parts, g.k * (i + 1) // parts) for i in range(parts)]
     plain, behind = bias is None and slope == 1, epilogue(bias, slope, g.k, x.dtype)
 
@@ -165,7 +101,7 @@ def _weight_grad_by_tap(x: Array, gy: Array, g: Geometry) -> Array:
     def multiply(tap: tuple[int, int]) -> None:
         pixels = scratch((rows.shape[1], g.c), x.dtype)
         offset = tap[0] - g.top, tap[1] - g.left
-        _gather_loop(0, len(pixels), 0, x, g.p, g.q, g.stride_h, g.stride_w, *offset, 1, 1, pixels)
+        gather_loop(0, len(pixels), 0, x, g.p, g.q, g.stride_h, g.stride_w, *offset, 1, 1, pixels)
         np.matmul(rows, pixels, out=gw[:, tap[0], tap[1]])
 
     with one_blas_thread():
@@ -176,10 +112,10 @@ def _weight_grad_by_tap(x: Array, gy: Array, g: Geometry) -> Array:
 @jit
 def _add_loop(start, stop, sums, total):  # type: ignore[no-untyped-def]
     """total[i] = sums[0, i] + sums[1, i] + ... for i from start to stop - 1."""
-    for i in range(start, stop):
+    for i in range(np.uintp(start), np.uintp(stop)):
         total[i] = sums[0, i]
     for part in range(1, len(sums)):
-        for i in range(start, stop):
+        for i in range(np.uintp(start), np.uintp(stop)):
             total[i] += sums[part, i]
 
 
@@ -190,15 +126,22 @@ def _weight_grad_by_block(x: Array, gy: Array, g: Geometry) -> Array:
     gw = (np.empty if patches.blocks else np.zeros)(g.w_shape, x.dtype)
     sums = gw.reshape(1, g.k, -1) if count == 1 else np.empty((count, g.k, patches.width), x.dtype)
 
+    def multiply(gy: Array, values: Array, out: Array) -> None:
+        if isinstance(patches, Planes):  # BLAS is slow with two transposed matrices
+            out[...] = (values.T @ gy).T
+        else:
+            np.matmul(gy.T, values, out=out)
+
     def add_up(i: int) -> None:
         # Every count-th block belongs to partial sum i, whichever thread it is that adds them up.
         for block in range(i, patches.blocks, count):
             at, values = patches.make(block)
             if block == i:
-                np.matmul(rows[at].T, values, out=sums[i])
+                multiply(rows[at], values, sums[i])
             else:
                 more = scratch(sums[i].shape, x.dtype, "products")
-                np.add(sums[i], np.matmul(rows[at].T, values, out=more), out=sums[i])
+                multiply(rows[at], values, more)
+                np.add(sums[i], more, out=sums[i])
 
     with one_blas_thread():
         parallel_each(add_up, range(count), g.operations)
@@ -300,43 +243,40 @@ def _input_grad_by_parity(gy: Array, w: Array, g: Geometry, behind: Epilogue) ->
 
 
 @jit
-def _sum_taps_loop(planes, p, q, stride_h, stride_w, top, left, r, s, bias, slope, least, gx):  # type: ignore[no-untyped-def]
-    """Adds up the taps that reach each pixel of one image: planes (r s channels, p q), gx (height, width, channels).
+def _add_taps_loop(start, stop, products, q, stride_h, stride_w, top, left, r, s, gx):  # type: ignore[no-untyped-def]
+    """Adds what each output pixel of rows start ... stop - 1 gives its input pixels to the image gx (H, W, C).
 
-    Then it becomes leaky(gx + bias).
+    products: ((stop - start) q, r s C). In NHWC what a row of taps gives is one run, as in `patches.gather_loop`.
     """
     height, width, channels = gx.shape
-    row = np.empty(width, gx.dtype)
-    for h in range(height):
-        for c in range(channels):
-            row[:] = 0
-            for a in range((h + top) % stride_h, r, stride_h):
-                i = (h + top - a) // stride_h
-                if 0 <= i < p:
-                    for b in range(s):
-                        # Output j reads pixel j stride_w - left + b: the range of j for which that is inside.
-                        first = max(0, -((b - left) // stride_w))
-                        last = min(q - 1, (width - 1 + left - b) // stride_w)
-                        plane = planes[(a * s + b) * channels + c]
-                        begin, at = np.uintp(i * q + first), np.uintp(first * stride_w - left + b)
-                        for j in range(np.uintp(max(last + 1 - first, 0))):
-                            row[at + j * np.uintp(stride_w)] += plane[begin + j]
-            for w in range(width):
-                value = row[w] + bias[c]
-                below = slope * (least if value < least else value)
-                gx[h, w, c] = value if value > 0 else below
+    source, target = products.reshape(-1), gx.reshape(-1)
+    for i in range(start, stop):
+        for a in range(r):
+            row = i * stride_h - top + a
+            if 0 <= row < height:
+                for j in range(q):
+                    column = j * stride_w - left
+                    first, last = max(-column, 0), min(width - column, s)
+                    at = np.uintp((row * width + column + first) * channels)
+                    begin = np.uintp(((((i - start) * q + j) * r + a) * s + first) * channels)
+                    for t in range(np.uintp(max(last - first, 0) * channels)):
+                        target[at + t] += source[begin + t]
 
 
 def _input_grad_narrow(gy: Array, w: Array, g: Geometry, behind: Epilogue) -> Array:
-    """For few input channels: the products of gy with all taps first, an image at a time, then their sums."""
-    gx = np.empty(g.x_shape, gy.dtype)
-    filters = w.reshape(g.k, -1).T
-    sizes = g.p, g.q, g.stride_h, g.stride_w, g.top, g.left, g.r, g.s
+    """For few input channels: the products of some rows of gy with all taps first, then their sums."""
+    gx = np.zeros(g.x_shape, gy.dtype)
+    filters = np.ascontiguousarray(w).reshape(g.k, -1)
+    sizes = g.q, g.stride_h, g.stride_w, g.top, g.left, g.r, g.s
+    lines = lines_in_block(g.q)
 
     def multiply(n: int) -> None:
-        planes = scratch((len(filters), g.p * g.q), gy.dtype)
-        np.matmul(filters, gy[n].reshape(-1, g.k).T, out=planes)
-        _sum_taps_loop(planes, *sizes, *behind, gx[n])
+        for start in range(0, g.p, lines):
+            rows = gy[n, start : start + lines].reshape(-1, g.k)
+            products = np.matmul(rows, filters, out=scratch((len(rows), filters.shape[1]), gy.dtype, "products"))
+            _add_taps_loop(start, start + len(rows) // g.q, products, *sizes, gx[n])
+        pixels = gx[n].reshape(-1, g.c)
+        _finish_loop(0, len(pixels), pixels, 0, g.c, *behind)
 
     with one_blas_thread():
         parallel_each(multiply, range(g.n), g.operations)

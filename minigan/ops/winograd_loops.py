@@ -112,7 +112,7 @@ def from_points_loop(  # type: ignore[no-untyped-def]
     _, height, width, all_channels = y.shape
     _, tiles, groups, channels = values.shape
     n = _ends(columns.reshape(-1))[1] + 1
-    source, target = values.reshape(-1), y.reshape(-1)
+    source, target, shift = values.reshape(-1), y.reshape(-1), bias[channel : channel + channels]
     line = tiles_w * groups * channels
     lines, outputs = np.empty(4 * n * line, y.dtype), np.empty(4 * 4 * line, y.dtype)
     at = np.empty(n, np.int64)
@@ -140,7 +140,7 @@ def from_points_loop(  # type: ignore[no-untyped-def]
                                 begin = np.uintp((a * 4 + b) * line + (j * groups + group) * channels)
                                 to = np.uintp(((image * height + row) * width + column) * all_channels + channel)
                                 for c in range(np.uintp(channels)):
-                                    value = outputs[begin + c] + bias[channel + c]
+                                    value = outputs[begin + c] + shift[c]
                                     below = slope * (least if value < least else value)
                                     target[to + c] = value if value > 0 else below
 

@@ -10,7 +10,7 @@ from engine_compare import assert_close, assert_one_line, assert_same, rounding
 import minigan as mg
 import minigan.functional as F
 from minigan import cpu
-from minigan.ops import conv2d_cpu, conv2d_im2col, geometry
+from minigan.ops import conv2d_cpu, conv2d_im2col, conv2d_turned, geometry, patches
 from minigan.ops.conv2d import Conv2d, Conv2dInputGrad, Conv2dWeightGrad
 from minigan.ops.geometry import Geometry
 
@@ -322,6 +322,11 @@ GEOMETRIES = [settings["geometry"] for _, settings in Conv2d.samples(np.random.d
     geometry.convolution("c", (2, 11, 8, 9), (5, 2, 3, 9), (3, 2), ((1, 0), (0, 2))),
     geometry.convolution("c", (1, 5, 5, 8), (3, 1, 1, 8), 3, 0),  # most input pixels are read by nothing
     geometry.convolution("c", (1, 2, 2, 8), (3, 5, 5, 8), 3, 4),  # more padding than input
+    # Few output channels, and with more padding than filter; few input channels, and with steps over pixels.
+    geometry.convolution("c", (2, 9, 7, 9), (3, 4, 5, 9), 1, ((1, 2), (0, 4))),
+    geometry.convolution("c", (1, 2, 3, 8), (2, 3, 2, 8), 1, 5),
+    geometry.convolution("c", (2, 11, 8, 3), (5, 2, 3, 3), (3, 2), ((1, 0), (0, 2))),
+    geometry.convolution("c", (1, 7, 9, 2), (9, 1, 2, 2), (2, 4), 0),
 ]
 
 
@@ -355,23 +360,28 @@ def all_three(g: Geometry, dtype: str = "float64") -> list[np.ndarray]:
 def test_blocks(g: Geometry, rows: int, sums: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of one row and of a few, which divide nothing, against blocks of as many as there are."""
     expected = all_three(g)
-    monkeypatch.setattr(conv2d_im2col, "BLOCK_BYTES", 1)
-    monkeypatch.setattr(conv2d_im2col, "BLOCK_ROWS", rows)
-    monkeypatch.setattr(conv2d_im2col, "BLOCKS", 10**9)
+    monkeypatch.setattr(patches, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(patches, "BLOCK_ROWS", rows)
+    monkeypatch.setattr(patches, "BLOCKS", 10**9)
+    monkeypatch.setattr(patches, "BLOCK_PIXELS", rows)
     monkeypatch.setattr(conv2d_im2col, "PARTIAL_SUMS", sums)
-    assert conv2d_im2col._input_patches(np.zeros(g.x_shape), g).block <= rows
+    block, _ = conv2d_im2col._input_patches(np.zeros(g.x_shape), g).make(0)
+    assert block.stop <= max(rows, g.q)
     for a, b in zip(all_three(g), expected, strict=True):
         assert_close(a, b, rounding("float64"))
 
 
 @pytest.mark.parametrize("g", GEOMETRIES)
-def test_both_ways_to_the_input_gradient(g: Geometry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_way_gives_the_same(g: Geometry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those for few channels serve many, and the other way round: which is taken is a matter of speed alone."""
     rng = np.random.default_rng(7)
-    y, w = rng.standard_normal(g.y_shape), rng.standard_normal(g.w_shape)
-    expected = Conv2dInputGrad.reference(y, w, geometry=g)
-    for narrow in (0, 10**9):
-        monkeypatch.setattr(conv2d_im2col, "NARROW", narrow)
-        assert_close(conv2d_cpu.input_grad(y, w, g), expected, rounding("float64"))
+    x, w, y = (rng.standard_normal(shape) for shape in (g.x_shape, g.w_shape, g.y_shape))
+    for narrow in (0, g.c, 10**9):  # with g.c the convolution is turned, where that can be
+        for module in (conv2d_im2col, conv2d_turned, patches):
+            monkeypatch.setattr(module, "NARROW", narrow)
+        assert_close(conv2d_cpu.forward(x, w, g), Conv2d.reference(x, w, geometry=g), rounding("float64"))
+        assert_close(conv2d_cpu.input_grad(y, w, g), Conv2dInputGrad.reference(y, w, geometry=g), rounding("float64"))
+        assert_close(conv2d_cpu.weight_grad(x, y, g), Conv2dWeightGrad.reference(x, y, geometry=g), rounding("float64"))
 
 
 LARGE = [

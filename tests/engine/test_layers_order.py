@@ -40,7 +40,8 @@ ENGINE = ["tensor", "ops", "functional", "nn", "init", "loss_scale", "optim", "g
 ENGINE_LINES = 2500
 # How the devices compute convolutions, batch norm ...: the counterpart of kernels/, not what a reader of the engine has
 # to know.
-LEAVES = {"conv2d_cpu.py", "conv2d_im2col.py", "conv2d_winograd.py", "winograd.py", "winograd_loops.py"}
+LEAVES = {"conv2d_cpu.py", "conv2d_im2col.py", "conv2d_turned.py", "patches.py"}
+LEAVES |= {"conv2d_winograd.py", "winograd.py", "winograd_loops.py"}
 LEAVES |= {"conv2d_cuda.py", "conv2d_ladder.py", "conv2d_launch.py", "conv2d_tune.py"}
 LEAVES |= {"batch_norm_arrays.py", "batch_norm_cpu.py", "batch_norm_cuda.py", "column_sums.py"}
 LEAVES |= {"elements.py", "losses_cuda.py", "max_pool2d_cpu.py", "matmul_cuda.py", "max_pool2d_cuda.py", "rounded.py"}

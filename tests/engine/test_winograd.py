@@ -322,7 +322,7 @@ def test_those_that_suit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         ((64, 1, 1, 64), 2, 0),
         ((256, 9, 9, 64), 2, 4),  # more than three taps for a remainder
         ((64, 3, 3, 64), 40, 1),  # hardly any outputs
-        ((2, 3, 3, 64), 1, 1),  # too little work to be worth the transforms
+        ((8, 3, 3, 64), 1, 1),  # too little work to be worth the transforms
     ],
 )
 def test_what_does_not_suit_never_comes_to_the_leaf(
