@@ -196,7 +196,7 @@ class Products:
     def __init__(self, block: "Block") -> None:
         warpgroups = -(-block.count // 128)
         self.block = block
-        self.in_use = any(".loc" not in step.place and "wgmma" in step.place for step in block.steps)
+        self.in_use = any("wgmma.mma_async" in step.place for step in block.steps)
         self.under_way: list[list[Product]] = [[] for _ in range(warpgroups)]
         self.committed = [0] * warpgroups
         self.time = 1  # counts fences and products

@@ -99,6 +99,7 @@ class Kernel:
     registers: list[Register] = field(default_factory=list)
     instructions: list[Instruction] = field(default_factory=list)
     labels: dict[str, int] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)  # of the source, by number
 
     @property
     def dynamic_begin(self) -> int:
@@ -109,7 +110,7 @@ class Kernel:
 def parse(text: str, name: str) -> Kernel:
     """The kernel of this name in a PTX text."""
     lines = [re.sub(r"//.*", "", line).replace("\t", " ") for line in text.splitlines()]
-    kernel = Kernel(name)
+    kernel = Kernel(name, files=dict(re.findall(r'\.file\s+(\d+)\s+"(?:.*/)?([^"/]+)"', text)))
     for number, line in enumerate(lines):
         if line.startswith(".shared"):
             _declare_shared(kernel, line)
@@ -150,13 +151,15 @@ def _read_body(kernel: Kernel, lines: list[str], number: int) -> None:
         elif statement.endswith(":"):
             kernel.labels[statement[:-1]] = len(kernel.instructions)
         elif statement.startswith(".loc"):
-            where = ":".join(statement.split()[1:3])  # file and line
+            _, file, line, *_ = statement.split()
+            where = f" ({kernel.files[file]}:{line})"
         elif statement.startswith(".reg"):
             _declare_registers(kernel, scopes[-1], statement)
         elif statement.startswith(".shared"):
             _declare_shared(kernel, statement)
         elif not statement.startswith(".pragma"):
-            place = f"{kernel.name}, PTX line {at + 1} (file:line {where}): {statement}"
+            shown = statement if len(statement) < 120 else f"{statement[:80]} ... {statement[-35:]}"
+            place = f"{kernel.name}, PTX line {at + 1}{where}: {shown}"
             kernel.instructions.append(_instruction(statement, scopes, place))
     raise PtxError(f"kernel {kernel.name} has no end")
 

@@ -59,7 +59,16 @@ MUTATIONS = [
     swapped("wgmma bf16: A and B", 'WGMMA_K16(bf16, "bf16", 32, "64", "%32", "%33"', "%32", "%33"),
     swapped("wgmma fp16: the sums", 'WGMMA_NAMES_32 \\\n  "%0, %1, ', "%0", "%1"),
     swapped("wgmma tf32: A's registers", 'WGMMA_K8(32, "64", "%32", "%33"', "%32", "%33"),
-    Mutation("wgmma: nothing is added", FILE, '", " b ", 1, 1, 1;"', '", " b ", 0, 1, 1;"'),
+    Mutation("wgmma: copies unfenced", "conv2d/9_wgmma.cu", "fence_proxy_async();          // and wgmma may", "//"),
+    Mutation("wgmma: no wait at the end", "conv2d/9_wgmma.cu", "  wgmma_wait<0>(sums);\n", ""),
+    Mutation(
+        "wgmma: sums not settled",
+        FILE,
+        'asm volatile("" : "+f"(d[i])::"memory");',
+        ";",
+        equivalent="NVRTC 12.9 moves nothing across; where a compiler does, --check sees it (behind_fences)",
+    ),
+    Mutation("wgmma: nothing is added", FILE, 'b ", 1, 1, 1;"', 'b ", 0, 1, 1;"'),
 ]
 
 
