@@ -120,11 +120,15 @@ def parse(text: str, name: str) -> Kernel:
     raise PtxError(f"no kernel {name} in this PTX")
 
 
+# .ptr says what a pointer points to: for the optimiser.
+_PARAMETER = r"\s*\.param (?:\.align (\d+) )?\.(\w+) (?:\.ptr \.align \d+ )?(\w+)(?:\[(\d+)\])?,?$"
+
+
 def _read_kernel(kernel: Kernel, lines: list[str], number: int) -> None:
     """Reads from behind the line of .entry."""
     offset = 0
     while lines[number].strip() != "{":
-        parameter = re.match(r"\s*\.param (?:\.align (\d+) )?\.(\w+) (\w+)(?:\[(\d+)\])?,?$", lines[number])
+        parameter = re.match(_PARAMETER, lines[number])
         if parameter:
             size = TYPES[parameter[2]].itemsize * int(parameter[4] or 1)
             offset = _aligned(offset, int(parameter[1] or size))

@@ -21,7 +21,7 @@ import test_pooling
 import test_random
 import test_sums
 import test_warpgroups
-from minigan.kernels import load, nvrtc, ptx_interpreter
+from minigan.kernels import KernelError, load, nvrtc, ptx_interpreter
 from minigan.kernels.emulator import executor, options
 from minigan.kernels.ptx_interpreter import interpreter
 from minigan.kernels.source import Source, Variant, sources
@@ -228,7 +228,23 @@ def test_numbers_that_need_all_bits(launched: set[tuple[str, str]]) -> None:
     assert launched
 
 
-def test_the_emulator_is_not_used(launched: set[tuple[str, str]], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(executor, "_load", None)
-    test_elementwise.test_scale_negative(33, F32)
+@pytest.mark.parametrize("architecture", [75, 90, 120])
+def test_other_architectures(architecture: int, launched: set[tuple[str, str]]) -> None:
+    """Before sm_80 bf16 is rounded by integers; from sm_100 on another compiler writes the PTX."""
+    with options(ptx=architecture):
+        for work in (*WORK["elements_16_bits.cu"][:2], *WORK["elementwise.cu"], *WORK["batch_norm.cu"][:1]):
+            work()
+        check_exact("forward", SMALL, rung=4 if architecture == 75 else 7, tile=0)
     assert launched
+
+
+def test_what_an_architecture_lacks(launched: set[tuple[str, str]]) -> None:
+    with options(ptx=75), pytest.raises(KernelError, match="requires sm_80, not sm_75"):
+        check_exact("forward", SMALL, rung=6, tile=0)
+    assert launched
+
+
+def test_the_environment_chooses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executor, "_load", None)  # the emulator's
+    monkeypatch.setenv("MINIGAN_EMULATOR_PTX", "80")
+    test_elementwise.test_scale_negative(33, F32)
