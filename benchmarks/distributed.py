@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 import report as reports
-from step_cases import EXAMPLES
+from example_modules import EXAMPLES
 from timing import Spread
 
 import minigan as mg

@@ -5,11 +5,14 @@
 
 All kernels compiled, the tests that need a GPU, the kernels in brief, training steps in TF32 and in bf16 (by Python and
 as a graph), the same with MINIGAN_AUTOTUNE=1, compute-sanitizer, and ncu on the two kernels that come off worst. A part
-that fails, takes too long, or whose tool is not there, is noted, and the next one runs; the end says which, and the
-exit status is then 1.
+that fails, takes too long, or whose tool is not there, is noted, and the next one runs; the end says which. The exit
+status is 1 if one failed. compute-sanitizer and ncu come with the CUDA toolkit, and have to be on the PATH:
 
-minigan need not be installed. Where it is not, a folder with links makes what setup.cfg maps: the package `minigan`, in
-which `kernels` is the folder kernels/ of the repository; PYTHONPATH names it. By hand:
+    PATH=$PATH:/usr/local/cuda/bin python benchmarks/gpu_session.py
+
+minigan need not be installed. Where it is not, or from elsewhere than this repository, a folder with links makes what
+setup.cfg maps: the package `minigan`, in which `kernels` is the folder kernels/ of the repository; PYTHONPATH names it.
+By hand:
 
     mkdir -p /tmp/alias/minigan && ln -s $PWD/minigan/* $PWD/kernels /tmp/alias/minigan/
     PYTHONPATH=/tmp/alias python -P -m pytest -m cuda         # -P: the current folder is not searched first
@@ -34,6 +37,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+KERNELS = ROOT / "kernels" / "__init__.py"
 SECONDS = 570.0  # for all parts together
 LEAST = 5.0  # with less time left, a part is not begun
 LAST_WORDS = 5.0  # for a part that took too long
@@ -130,7 +134,7 @@ def run(part: Part, folder: Path, environment: Mapping[str, str], left: float) -
     if not part.command:
         return
     if shutil.which(part.command[0]) is None:
-        part.seconds, part.reason = 0.0, f"{part.command[0]} is not there"
+        part.seconds, part.reason = 0.0, f"{part.command[0]} is not on the PATH"
         return
     if left < LEAST:
         part.seconds, part.reason = 0.0, "no time was left"
@@ -159,9 +163,10 @@ def run(part: Part, folder: Path, environment: Mapping[str, str], left: float) -
 
 
 def environment_of(folder: Path) -> dict[str, str]:
-    """That of the parts; with an alias of the package where it is not installed."""
+    """That of the parts; with an alias of the package where it is not installed, or not from this repository."""
     found = dict(os.environ)
-    installed = subprocess.run([*PYTHON, "-c", "import minigan.kernels"], cwd=ROOT, capture_output=True)
+    ours = f"import os, minigan.kernels as k; raise SystemExit(os.path.realpath(k.__file__) != {str(KERNELS)!r})"
+    installed = subprocess.run([*PYTHON, "-c", ours], cwd=ROOT, capture_output=True)
     if installed.returncode:
         package = folder / "minigan"
         package.mkdir()

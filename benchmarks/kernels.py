@@ -24,10 +24,10 @@ import roofline
 from layers import PUBLISHED_BATCH, Problem, problems
 from minigan.kernels import KernelError
 from peer import Peer
-from report import OK, SKIPPED, WRONG, Report, Result, note
+from report import OK, SKIPPED, WRONG, Report, Result, choose_device, note
 from timing import CudaTimer, HostTimer, Timer, Work, interleave
 
-from minigan.backend import Array, cuda_index, cupy, default_device, is_cuda, resolve_device
+from minigan.backend import Array, cuda_index, cupy, is_cuda
 from minigan.cpu import thread_count
 from minigan.ops.conv2d_ladder import RUNGS, THREE_COLUMNS, suits_three_columns
 from minigan.ops.conv2d_launch import architecture
@@ -47,7 +47,7 @@ class Competitor:
     name: str
     precision: conv.Precision
     call: Callable[[], Any]
-    library: str
+    framework: str
     peer: str | None
     result: Callable[[Any], Array]
     chosen: bool = False
@@ -160,7 +160,7 @@ class Bench:
                 judges[key] = conv.judge(g, name, given, JUDGED_OPERATIONS if self.device == "cpu" else None)
             self.judge(one, judges[key], result)
             if result.status == OK and self.timer is not None:
-                works.append(Work(one.name, one.call, one.library))
+                works.append(Work(one.name, one.call, one.framework))
                 timed[one.name] = result
         judges.clear()
         if works and self.timer is not None:
@@ -173,14 +173,14 @@ class Bench:
     def judge(self, one: Competitor, judge: conv.Judge, result: Result) -> None:
         """Runs a competitor once with poisoned outputs, and notes whether it is right."""
         try:
-            if one.library == "torch":
+            if one.framework == "torch":
                 output = one.call()
             else:
                 if self.device == "cpu":
                     one.call()  # Numba compiles at the first call, which must not see poison
                 with conv.poisoned(self.device):
                     output = one.call()
-            result.error = judge.worst(one.result(output), one.precision, one.library == "torch")
+            result.error = judge.worst(one.result(output), one.precision, one.framework == "torch")
             result.judged = judge.described
         except self.out_of_memory as error:
             result.status, result.reason = SKIPPED, f"out of memory: {_first_line(error)}"
@@ -191,7 +191,7 @@ class Bench:
         except KernelError as error:
             result.status, result.reason = WRONG, str(error)
             return
-        limit = PEER_SLACK if one.library == "torch" else 1
+        limit = PEER_SLACK if one.framework == "torch" else 1
         if not (result.error <= limit):
             result.status = WRONG
             result.reason = f"error of {result.error:.3g} times the tolerance, expected at most {limit}"
@@ -219,15 +219,6 @@ def parser() -> argparse.ArgumentParser:
     add("--chart", type=Path, metavar="PATH", help="draw the ratios to this file (needs the extra 'plot')")
     add("--quick", action="store_true", help="the largest layer of each system only, timed briefly")
     return options
-
-
-def choose_device(named: str) -> str:
-    """The device, said aloud. An explicit one that is not there is an error; only auto chooses."""
-    if named != "auto":
-        return resolve_device(named)
-    chosen = default_device()
-    note(f"device {chosen}: {chosen.reason}")
-    return str(chosen)
 
 
 def import_torch(device: str) -> Any:

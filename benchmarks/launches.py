@@ -13,6 +13,7 @@ both sides, though batch norm, for one, has to read its input twice; a floor for
 """
 
 import argparse
+import importlib.util
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,8 +23,9 @@ from typing import Any
 from unittest import mock
 
 import stand_in
+from example_modules import EXAMPLES
 from stand_in import ON_DEVICE, Call
-from step_cases import EXAMPLES, Case, build, make_case
+from step_cases import Case, build, make_case
 
 import minigan as mg
 
@@ -171,6 +173,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     systems = given.systems.split(",")
     if not set(systems) <= set(EXAMPLES):
         raise SystemExit(f"--systems: expected some of {', '.join(EXAMPLES)}, got {given.systems}")
+    if not given.without_torch and importlib.util.find_spec("torch") is None:
+        raise SystemExit("PyTorch is not installed: pip install 'minigan[bench]', or count without it: --without-torch")
     mg.set_matmul_precision(given.precision)
     results = []
     print(f"{'system':10}{'side':18}{'launches':>9}{'own kernels':>13}{'uploads':>9}{'downloads':>11}{'GB moved':>10}")

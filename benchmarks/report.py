@@ -18,6 +18,7 @@ from convolutions import PASSES
 from layers import Problem
 from timing import Spread, Timing
 
+from minigan.backend import DeviceError, default_device, resolve_device
 from minigan.cpu import thread_count
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -343,6 +344,18 @@ def draw_chart(path: Path, report: Report) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
+
+
+def choose_device(named: str) -> str:
+    """The device, said aloud. An explicit one that is not there is an error; only auto chooses."""
+    try:
+        if named != "auto":
+            return resolve_device(named)
+        chosen = default_device()
+    except DeviceError as error:
+        raise SystemExit(f"{'MINIGAN_DEVICE' if named == 'auto' else '--device'}: {error}") from None
+    note(f"device {chosen}: {chosen.reason}")
+    return str(chosen)
 
 
 def note(text: str) -> None:

@@ -23,6 +23,7 @@ from typing import Any
 
 import step_cases
 from convolutions import PRECISIONS
+from example_modules import EXAMPLES
 from timing import Timer, Work, interleave
 
 import minigan as mg
@@ -146,7 +147,7 @@ def is_layer(call: Any) -> bool:
 def main(argv: Sequence[str] | None = None) -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = options.add_argument
-    add("--systems", default=",".join(step_cases.EXAMPLES), metavar="A,B", help="default: all five")
+    add("--systems", default=",".join(EXAMPLES), metavar="A,B", help="default: all five")
     add("--preset", choices=("paper", "small"), default="paper")
     add("--batch-size", type=int, metavar="N", help="default: the preset's")
     add("--precision", choices=tuple(PRECISIONS), default="tf32")
@@ -165,8 +166,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--steps", type=Path, metavar="JSON", help="what steps.py measured on that machine")
     given = options.parse_args(argv)
     systems = given.systems.split(",")
-    if not set(systems) <= set(step_cases.EXAMPLES):
-        raise SystemExit(f"--systems: expected some of {', '.join(step_cases.EXAMPLES)}, got {given.systems}")
+    if not set(systems) <= set(EXAMPLES):
+        raise SystemExit(f"--systems: expected some of {', '.join(EXAMPLES)}, got {given.systems}")
     product = given.product or H200_PRODUCT.get(given.precision)
     if product is None or not (product > 0 and given.copy > 0):
         raise SystemExit(f"--product: expected operations a second in {given.precision}, got {given.product}")

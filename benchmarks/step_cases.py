@@ -22,31 +22,20 @@ nine digits: 0.39 of it already when both sides added up plainly. 0.48 is allowe
 makes, and 0.5 wherever factors are rounded, of which nothing was measured yet.
 """
 
-import importlib.util
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 from unittest import mock
 
 import convolutions as conv
 import layers
 import numpy as np
+from example_modules import load_example
 
 import minigan as mg
 
-EXAMPLE_FOLDER = Path(__file__).resolve().parents[1] / "examples"
-EXAMPLES = {
-    "cats": "dcgan_cats",
-    "simpsons": "dcgan_simpsons",
-    "anime": "dcgan_anime",
-    "maxpool": "gan_maxpool",
-    "began": "began_faces",
-}
 WITH_BATCH_NORM = ("cats", "simpsons", "anime")
 # Whether the generator draws anew for its own update, or its images for the discriminator serve both.
 GENERATED_ONCE = ("cats", "simpsons")
@@ -82,19 +71,6 @@ class Case:
         return np.random.default_rng(0).uniform(black, 1, shape).astype(np.float32)
 
 
-@cache
-def load_example(system: str) -> ModuleType:
-    """The example of a system as a module."""
-    name = EXAMPLES[system]
-    spec = importlib.util.spec_from_file_location(name, EXAMPLE_FOLDER / f"{name}.py")
-    if spec is None or spec.loader is None:
-        raise FileNotFoundError(f"expected the example {EXAMPLE_FOLDER / name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 def make_case(system: str, preset: str, batch: int | None, device: str, precision: str) -> Case:
     """batch: None for the preset's own."""
     settings = load_example(system).PRESETS[preset]
@@ -124,8 +100,9 @@ class Product:
     times: Mapping[str, int]
 
 
-def products(case: Case) -> Iterator[Product]:
-    """All of them, no result made twice.
+@cache
+def products(case: Case) -> tuple[Product, ...]:
+    """All of them, no result made twice. The networks are built for it, which takes a while: once for each case.
 
     Each layer of the generator goes forward for each generated batch (one that serves both updates, or two), and
     backward once. The discriminator goes forward for the real, the generated, and in the generator's update the
@@ -138,6 +115,7 @@ def products(case: Case) -> Iterator[Product]:
     networks = dict(zip("GD", mg.models.build(case.system, **sizes, **batch_norm), strict=True))
     forward_g = 1 if case.system in GENERATED_ONCE else 2
     convolutions = iter(layers.layers(case.system, case.batch, **sizes))
+    found = []
     for network, module in networks.items():
         first, dense = True, 0
         for name, p in module.named_parameters():
@@ -150,14 +128,17 @@ def products(case: Case) -> Iterator[Product]:
                 dense += 1
                 every = case.batch * (p.shape[0] + p.shape[1]) + p.size
                 elements = dict.fromkeys(times, every)
-                yield Product(f"{case.system} {network} dense {dense}", 2 * case.batch * p.size, elements, times)
+                found.append(
+                    Product(f"{case.system} {network} dense {dense}", 2 * case.batch * p.size, elements, times)
+                )
             else:
                 layer = next(convolutions)
                 if layer.transposed:
                     times = {**times, "forward": inputs, "input_grad": forward}
                 elements = {one: conv.traffic(layer.geometry, one, 1) for one in times}
-                yield Product(layer.name, conv.operations(layer.geometry), elements, times)
+                found.append(Product(layer.name, conv.operations(layer.geometry), elements, times))
             first = False
+    return tuple(found)
 
 
 def operations(case: Case) -> int:

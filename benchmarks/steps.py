@@ -32,13 +32,14 @@ import numpy as np
 import report as reports
 import roofline
 import step_report
-from report import OK, SKIPPED, WRONG, note
-from step_cases import EXAMPLES, Case, Record, build, judge, loss_tolerance, make_case, operations, record
+from example_modules import EXAMPLES
+from report import OK, SKIPPED, WRONG, choose_device, note
+from step_cases import Case, Record, build, judge, loss_tolerance, make_case, operations, record
 from step_report import CaseResult, SideResult
 from timing import CudaTimer, HostTimer, Spread, Work, interleave
 
 import minigan as mg
-from minigan.backend import cuda_index, cupy, default_device, is_cuda, memory_errors, resolve_device
+from minigan.backend import cuda_index, cupy, is_cuda, memory_errors
 from minigan.cpu import keep_memory, thread_count
 from minigan.training.graph import WARM_UP, GraphedStep
 
@@ -446,12 +447,7 @@ def numbers(text: str) -> list[int]:
 
 def complete(given: argparse.Namespace) -> None:
     """Fills in defaults that depend on the device; raises SystemExit for what makes no sense."""
-    if given.device == "auto":
-        chosen = default_device()
-        note(f"device {chosen}: {chosen.reason}")
-        given.device = str(chosen)
-    else:
-        given.device = resolve_device(given.device)
+    given.device = choose_device(given.device)
     if given.device == "emulated":
         raise SystemExit("--device emulated: its times say nothing about a GPU; expected cpu or cuda")
     on_gpu = is_cuda(given.device)

@@ -59,14 +59,14 @@ def torch_call(problem: Problem, name: str, device: str, side: Peer) -> Callable
     return call if device == "cpu" else lambda: (call(), torch.cuda.current_stream().synchronize())[0]
 
 
-@pytest.mark.parametrize("library", ["minigan", "PyTorch"])
+@pytest.mark.parametrize("framework", ["minigan", "PyTorch"])
 @pytest.mark.parametrize("name", conv.PASSES)
 @pytest.mark.parametrize("problem", LAYERS)
-def test_convolution(benchmark: Any, device: str, problem: str, name: str, library: str) -> None:
+def test_convolution(benchmark: Any, device: str, problem: str, name: str, framework: str) -> None:
     case = problem_of(problem, device)
     given = conv.upload(conv.draw(case.geometry), device)
     judge = conv.judge(case.geometry, name, given, 1e9 if device == "cpu" else None)
-    if library == "minigan":
+    if framework == "minigan":
         call = minigan_call(case, name, device, given)
         precision = conv.cpu_precision(case.geometry, name) if device == "cpu" else SINGLE
         assert judge.worst(call(), precision) <= 1

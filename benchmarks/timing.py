@@ -38,11 +38,11 @@ FLUSH_CACHES = {"host": 2, "cuda": 4}
 
 @dataclass(frozen=True)
 class Work:
-    """Something to time. library: whose arrays `call` works on, "numpy", "cupy" or "torch"; it decides who captures."""
+    """Something to time. framework: whose arrays `call` works on, "numpy", "cupy" or "torch"; that one captures it."""
 
     name: str
     call: Callable[[], Any]
-    library: str = "numpy"
+    framework: str = "numpy"
 
 
 @dataclass(frozen=True)
@@ -256,7 +256,7 @@ class CudaTimer:
 
     def _capture(self, work: Work, repeats: int) -> tuple[Callable[[], Any], Any]:
         """(what launches a graph of so many calls, what has to be kept for it)."""
-        if work.library == "torch":
+        if work.framework == "torch":
             graph = self.torch.cuda.CUDAGraph()
             # Captured on a stream of PyTorch's, with a memory pool of the graph's own; replayed on the current one.
             with self.torch.cuda.graph(graph):

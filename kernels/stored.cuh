@@ -28,6 +28,10 @@ __device__ __forceinline__ Neighbours<T, COUNT> load(const T* p) {
   return *reinterpret_cast<const Neighbours<T, COUNT>*>(p);
 }
 
+// How many neighbours a thread has where others have one number: 16 bytes of 16 bits, as their channels are a multiple of 8.
+template <class T>
+constexpr int TOGETHER = sizeof(T) == 2 ? 8 : 1;
+
 // As T, to nearest even.
 template <class T, int COUNT>
 __device__ __forceinline__ void store(T* p, const REAL (&values)[COUNT]) {
@@ -35,4 +39,10 @@ __device__ __forceinline__ void store(T* p, const REAL (&values)[COUNT]) {
 #pragma unroll
   for (int i = 0; i < COUNT; i++) round_to(values[i], stored.of[i]);
   *reinterpret_cast<Neighbours<T, COUNT>*>(p) = stored;
+}
+
+// As they are.
+template <class T, int COUNT>
+__device__ __forceinline__ void store(T* p, const Neighbours<T, COUNT>& values) {
+  *reinterpret_cast<Neighbours<T, COUNT>*>(p) = values;
 }

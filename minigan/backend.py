@@ -116,8 +116,8 @@ def set_matmul_precision(precision: str) -> None:
     bits (the default on cards that have it, sm_80 and later, as with PyTorch's convolutions), "bf16" to 8, "fp16" to
     11 within 6e-8 to 65504 (train with `Adam.backward`, which scales the loss so that gradients stay in there). In the
     latter two the layers of a `Sequential` leave results, and their gradients, in 16 bits where convolutions or batch
-    norms read them; in fp16 what is larger than 65504 is infinite from there on. Sums are float32, as are weights,
-    statistics and dense layers. The CPU always computes in float32.
+    norms read them, ELU, max-pooling or upsampling in between perhaps; in fp16 what is larger than 65504 is infinite
+    from there on. Sums are float32, as are weights, statistics and dense layers. The CPU always computes in float32.
     """
     global _precision
     if precision not in PRECISIONS:

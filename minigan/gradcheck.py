@@ -10,7 +10,7 @@ from functools import partial
 
 import numpy as np
 
-from minigan.tensor import Tensor, grad, no_grad, set_grad_enabled, tensor
+from minigan.tensor import Tensor, grad, tensor
 
 # Up to this many elements in and out, the whole Jacobian is compared.
 JACOBIAN_ELEMENTS = 64
@@ -54,8 +54,7 @@ def gradcheck(
         return xs, function(*xs)
 
     def value(values: Sequence[np.ndarray]) -> np.ndarray:
-        with no_grad():
-            return run(values)[1].numpy()
+        return run(values)[1].numpy()
 
     y = run(arrays)[1]
     if not np.array_equal(y.numpy(), value(arrays), equal_nan=True):
@@ -144,9 +143,8 @@ def _gradient_of(function: Callable[..., Tensor], i: int) -> Callable[..., Tenso
 
     def gradient(*tensors: Tensor) -> Tensor:
         *xs, cotangent = tensors
-        with set_grad_enabled(True):  # also where this function's own value is all that is asked for
-            (g,) = grad(function(*xs), xs[i], cotangent, create_graph=True, allow_unused=True)
-            zero = xs[i] * 0.0  # so that a gradient which is not part of the graph counts as constant
-            return zero if g is None else zero + g
+        (g,) = grad(function(*xs), xs[i], cotangent, create_graph=True, allow_unused=True)
+        zero = xs[i] * 0.0  # so that a gradient which is not part of the graph counts as constant
+        return zero if g is None else zero + g
 
     return gradient

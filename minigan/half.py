@@ -1,9 +1,11 @@
 """Numbers of 16 bits, in which a GPU keeps the values of float32 tensors between some layers (bf16 and fp16)."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from minigan.backend import Array, address, array_module, on_device
-from minigan.kernel_launch import launch
+from minigan.backend import Array, address, array_module, contiguous, on_device
+from minigan.kernel_launch import C_REALS, Macros, launch
 
 HALF_DTYPES = {"bf16": np.dtype(np.uint16), "fp16": np.dtype(np.float16)}  # NumPy has no bf16: its bits
 C_HALVES = {dtype: name for name, dtype in HALF_DTYPES.items()}
@@ -38,8 +40,26 @@ def aligned(array: Array) -> Array:
     return array if array.flags.c_contiguous and address(array) % 16 == 0 else array.copy("C")
 
 
+def as_read(device: str, *arrays: Array) -> tuple[Array, ...]:
+    """In C order, as kernels read them; where one of them has 16 bits, all at a multiple of 16 bytes as well."""
+    return tuple(map(aligned, arrays)) if any(map(is_half, arrays)) else contiguous(device, *arrays)
+
+
 def launch_halves(kernel: str, device: str, first: Array, *args: object) -> None:
     """A kernel of elements_16_bits.cu on arrays of the first one's size and format."""
-    if first.size:
-        grid, macros = -(-first.size // (THREADS * TOGETHER)), {"HALF": C_HALVES[first.dtype]}
-        launch(SOURCE, kernel, grid, THREADS, [first, *args, first.size], device=device, macros=macros)
+    _launch_each(SOURCE, kernel, first, [first, *args], device, {"HALF": C_HALVES[first.dtype]})
+
+
+def launch_together(source: str, kernel: str, y: Array, args: Sequence[object], *, device: str) -> None:
+    """A kernel with a thread for each element of y, or for 8 where these have 16 bits; its X_TYPE is their format.
+
+    Its last argument is their count.
+    """
+    real = C_REALS[real_dtype(y)]
+    _launch_each(source, kernel, y, args, device, {"REAL": real, "X_TYPE": C_HALVES.get(y.dtype, real)})
+
+
+def _launch_each(source: str, kernel: str, y: Array, args: Sequence[object], device: str, macros: Macros) -> None:
+    threads = y.size // TOGETHER if is_half(y) else y.size
+    if threads:
+        launch(source, kernel, -(-threads // THREADS), THREADS, [*args, y.size], device=device, macros=macros)

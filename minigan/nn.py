@@ -1,7 +1,10 @@
 """Layers: functions of `functional` together with the tensors that they learn."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
+from dataclasses import replace
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -9,8 +12,11 @@ import numpy as np
 import minigan.functional as F
 from minigan import init
 from minigan.backend import to_device, to_numpy
+from minigan.ops.batch_norm import placed_batch_norm
+from minigan.ops.conv2d import placed_conv2d, placed_conv_transpose2d
 from minigan.ops.geometry import Padding, Pair, check_padding, pair
 from minigan.ops.moments import Moments
+from minigan.ops.place import ALONE, Place
 from minigan.tensor import Tensor
 
 
@@ -126,23 +132,8 @@ class Sequential(Module):
             setattr(self, str(i), module)
 
     def forward(self, x: Tensor) -> Tensor:
-        modules, moments = list(self), None
-        fusing = BatchNorm2d, Conv2d, ConvTranspose2d, Linear  # these, not what is derived from them
-        while modules:
-            module, *modules = modules
-            if type(module) not in fusing:
-                x = module(x)
-                continue
-            # With LeakyReLU it is one op: what lies between is neither written nor kept.
-            slope = getattr(modules.pop(0), "slope", 0.0) if modules and type(modules[0]) in (LeakyReLU, ReLU) else 1.0
-            settings, following = {"slope": slope}, modules[0] if modules else None
-            if type(module) is not Linear:  # between two of these 16 bits will do, where convolutions multiply such
-                settings["half"] = type(following) in fusing[:3]
-            if type(module) is BatchNorm2d:
-                settings["moments"], moments = moments, None
-            elif type(module) is not Linear and type(following) is BatchNorm2d and following.training:
-                settings["moments"] = moments = Moments(_groups.get())  # left by the one, taken by the other
-            x = module.forward(x, **settings)
+        for step in _planned(list(self)):
+            x = step(x)
         return x
 
     def __getitem__(self, index: int) -> Module:
@@ -183,8 +174,8 @@ class Conv2d(Module):
         self.weight = Parameter(weight_init((k, r, s, c)))
         self.bias = Parameter(init.zeros((k,))) if bias else None
 
-    def forward(self, x: Tensor, slope: float = 1.0, half: bool = False, moments: Moments | None = None) -> Tensor:
-        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, slope, half, moments)
+    def forward(self, x: Tensor, place: Place = ALONE) -> Tensor:
+        return placed_conv2d(place, x, self.weight, self.bias, self.stride, self.padding)
 
 
 class ConvTranspose2d(Module):
@@ -213,9 +204,9 @@ class ConvTranspose2d(Module):
         self.weight = Parameter(weight_init((k, r, s, c)))
         self.bias = Parameter(init.zeros((c,))) if bias else None
 
-    def forward(self, x: Tensor, slope: float = 1.0, half: bool = False, moments: Moments | None = None) -> Tensor:
-        settings = self.stride, self.padding, self.output_padding, slope, half, moments
-        return F.conv_transpose2d(x, self.weight, self.bias, *settings)
+    def forward(self, x: Tensor, place: Place = ALONE) -> Tensor:
+        settings = self.stride, self.padding, self.output_padding
+        return placed_conv_transpose2d(place, x, self.weight, self.bias, *settings)
 
 
 class Linear(Module):
@@ -232,8 +223,8 @@ class Linear(Module):
         self.weight = Parameter(weight_init(shape))
         self.bias = Parameter(init.zeros(shape[:1])) if bias else None
 
-    def forward(self, x: Tensor, slope: float = 1.0) -> Tensor:
-        return F.linear(x, self.weight, self.bias, slope)
+    def forward(self, x: Tensor, place: Place = ALONE) -> Tensor:
+        return F.linear(x, self.weight, self.bias, place.slope)
 
 
 class BatchNorm2d(Module):
@@ -255,10 +246,9 @@ class BatchNorm2d(Module):
         self.running_mean = Tensor(init.zeros(shape))
         self.running_var = Tensor(init.ones(shape))
 
-    def forward(self, x: Tensor, slope: float = 1.0, half: bool = False, moments: Moments | None = None) -> Tensor:
-        """slope: of a LeakyReLU behind it, computed along; 1 is none. half, moments: as of F.batch_norm."""
-        settings = self.momentum, self.epsilon, slope, self.synchronised, _groups.get(), half, moments
-        return F.batch_norm(x, self.gamma, self.beta, self.running_mean, self.running_var, self.training, *settings)
+    def forward(self, x: Tensor, place: Place = ALONE) -> Tensor:
+        settings = self.training, self.momentum, self.epsilon, self.synchronised, _groups.get()
+        return placed_batch_norm(place, x, self.gamma, self.beta, self.running_mean, self.running_var, *settings)
 
 
 _groups: ContextVar[int] = ContextVar("groups", default=1)  # how many batches, one after another, a pass is given
@@ -292,6 +282,8 @@ class LeakyReLU(Module):
 
 
 class ReLU(Module):
+    slope = 0.0
+
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(x)
 
@@ -353,3 +345,27 @@ class Reshape(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.reshape(x.shape[0], *self.shape)
+
+
+# ---- chains --------------------------------------------------------------------------------------------------------
+
+# These, not what is derived from them, which may compute something else.
+_PLACED = Conv2d, ConvTranspose2d, BatchNorm2d, Linear  # whose forward takes a place
+_ROUNDING = _PLACED[:3]  # read 16 bits, and write them where they may
+_PASSING = ELU, MaxPool2d, UpsampleNearest2d  # write 16 bits where they read them
+
+
+def _planned(layers: list[Any]) -> list[Callable[[Tensor], Tensor]]:
+    """What a chain of layers computes, one after the other: of each its forward, with its place where it takes one."""
+    plan, place = [], ALONE  # of the layer that comes next, from the last one to the first: what is known of it so far
+    for before, layer in reversed(list(pairwise([None, *layers]))):
+        kind = type(layer)
+        if kind in (LeakyReLU, ReLU) and type(before) in _PLACED:
+            place = replace(place, slope=layer.slope)
+            continue
+        asks = kind is BatchNorm2d and layer.training
+        place = replace(place, moments=Moments(_groups.get())) if asks else place
+        plan.append(partial(layer.forward, place=place) if kind in _PLACED else layer)
+        half = kind in _ROUNDING or (kind in _PASSING and place.half)
+        place = Place(half=half, moments=place.moments if asks else None)
+    return plan[::-1]

@@ -35,7 +35,7 @@ def run(given: argparse.Namespace) -> None:
     device = mg.default_device()
     print(f"minigan {mg.__version__}, Python {platform.python_version()}, {platform.platform()}")
     print(f"default device: {device} ({device.reason})")
-    print(f"  cpu: {thread_count()} threads")
+    print(f"  cpu: {_threads()}")
     print(f"  cuda: {cuda_problem() or 'available'}")
     print(f"  emulated: {_compiler()}")
     for name in CORE:
@@ -45,6 +45,13 @@ def run(given: argparse.Namespace) -> None:
             print(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
             print(f"{name}: not installed; for {purpose}")
+
+
+def _threads() -> str:
+    try:
+        return f"{thread_count()} threads"
+    except ValueError as error:
+        return str(error)
 
 
 def _compiler() -> str:

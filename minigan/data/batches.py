@@ -93,11 +93,17 @@ class Batches(Iterator[npt.NDArray[np.float32]]):
         return self.table.take(batch)
 
     def state_dict(self) -> dict[str, int]:
-        """Where the batches stand. `step` says it all; the other two are for readers, and to check it by."""
-        return {"epoch": self.epoch, "position": self.step % self.batches_per_epoch, "step": self.step}
+        """Where the batches stand. `step` says it all; the rest is for readers, and to check it by."""
+        position = self.step % self.batches_per_epoch
+        return {"epoch": self.epoch, "position": position, "step": self.step, "images": len(self.images)}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on where `state` was taken. Raises ValueError where images or batch size do not fit it."""
+        if state["images"] != len(self.images):
+            raise ValueError(
+                f"there were {state['images']:,} images, and now there are {len(self.images):,}. "
+                "Resume with the same images and batch size."
+            )
         epoch, position = divmod(state["step"], self.batches_per_epoch)
         if (epoch, position) != (state["epoch"], state["position"]):
             raise ValueError(

@@ -112,7 +112,8 @@ def _read_names(path: str | os.PathLike[str]) -> set[str]:
     try:
         lines = Path(path).expanduser().read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}, the list of files to leave out, cannot be read: {error}.") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f"{path}, the list of files to leave out, cannot be read: {reason}.") from error
     return {line.strip() for line in lines} - {""}
 
 

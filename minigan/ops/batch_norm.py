@@ -13,7 +13,8 @@ from minigan.ops import batch_norm_cpu, batch_norm_cuda
 from minigan.ops.batch_norm_arrays import excess, given_gradients, given_statistics, over_ranks
 from minigan.ops.leaky_relu import leaky_relu
 from minigan.ops.mean_over_ranks import mean_over_ranks
-from minigan.ops.moments import Known, Moments
+from minigan.ops.moments import Known
+from minigan.ops.place import ALONE, Place
 from minigan.ops.reduce import mean
 from minigan.tensor import Fused, Tensor, is_grad_enabled, tensor
 
@@ -117,23 +118,35 @@ def batch_norm(
     training: bool = True,
     momentum: float = 0.99,
     epsilon: float = 1e-5,
-    slope: float = 1.0,
     synchronised: bool = False,
     groups: int = 1,
-    half: bool = False,
-    moments: Moments | None = None,
 ) -> Tensor:
     """(N, ..., C) normalised for each channel over all other axes, times gamma (C,), plus beta (C,).
 
     training: by the batch's mean and variance; the running ones, (C,), are then updated in place, as in Keras:
     running = momentum * running + (1 - momentum) * batch, with the unbiased variance. Otherwise by the running ones.
-    slope: of a LeakyReLU behind it, which costs next to nothing here; 1 is none.
     synchronised: the batch is that of all ranks of a data-parallel program together.
     groups: the N images are so many batches, one after the other, and treated as if each came by itself.
-    half: the result may be kept in 16 bits, as the layer behind reads such; it is, if x is.
-    moments: those that the convolution that made x was given; x is not read for them, if it has left some.
     Raises ValueError in training if there is only one value for each channel, whose variance is undefined.
     """
+    settings = training, momentum, epsilon, synchronised, groups
+    return placed_batch_norm(ALONE, x, gamma, beta, running_mean, running_var, *settings)
+
+
+def placed_batch_norm(
+    place: Place,
+    x: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    training: bool = True,
+    momentum: float = 0.99,
+    epsilon: float = 1e-5,
+    synchronised: bool = False,
+    groups: int = 1,
+) -> Tensor:
+    """As batch_norm, of a layer in a chain. The result is kept in 16 bits if it may be, and x is."""
     c = x.shape[-1:] or (0,)
     for name, t in (("gamma", gamma), ("beta", beta), ("running_mean", running_mean), ("running_var", running_var)):
         if t is not None and t.shape != c:
@@ -144,14 +157,14 @@ def batch_norm(
         given = [running_mean.detach(), running_var.detach()]
         if is_grad_enabled():  # a later pass in training changes them, and backward still needs these
             given = [tensor(t, device=t.device) for t in given]
-        return BatchNorm(epsilon, slope, half=half)(x, gamma, beta, *given)
+        return BatchNorm(epsilon, place.slope, half=place.half)(x, gamma, beta, *given)
     if groups < 1 or len(x) % groups:
         raise ValueError(f"batch_norm: expected as many images in each of {groups} groups, got an input of {x.shape}")
     if round(x.size // max(1, c[0] * groups) / (world().weight if synchronised else 1)) < 2:
         raise ValueError(f"batch_norm: expected at least 2 values for each channel in training, got {x.shape}")
     before = [None if t is None else t.data for t in (running_mean, running_var)]
-    running, known = (before[0], before[1], momentum), None if moments is None else moments.take(x, groups)
-    y = BatchNorm(epsilon, slope, synchronised, groups, running, half, known)(x, gamma, beta)
+    running, known = (before[0], before[1], momentum), place.moments.take(x, groups) if place.moments else None
+    y = BatchNorm(epsilon, place.slope, synchronised, groups, running, place.half, known)(x, gamma, beta)
     for t in (running_mean, running_var):
         if t is not None:
             t.mark_changed()

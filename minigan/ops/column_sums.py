@@ -4,10 +4,10 @@ import math
 
 import numpy as np
 
-from minigan.backend import Array, address, array_module, contiguous, dispatch
+from minigan.backend import Array, address, array_module, dispatch
 from minigan.block_counters import block_counters
 from minigan.cpu import ELEMENTS_PER_THREAD, jit, parallel
-from minigan.half import C_HALVES, FLOAT32, aligned, is_half, real_dtype
+from minigan.half import C_HALVES, FLOAT32, as_read, real_dtype
 from minigan.kernel_launch import C_REALS, launch
 
 # So many rows are added up as they are, in float32 perhaps; these sums are then added in float64.
@@ -60,7 +60,7 @@ def _cut(x: Array) -> tuple[int, int]:
 
 def _column_sums_cuda(device: str, x: Array, over: float = 1.0) -> Array:
     xp = array_module(device)
-    (x,) = (aligned(x),) if is_half(x) else contiguous(device, x)
+    (x,) = as_read(device, x)
     vector, fold = _cut(x)
     y, width = xp.empty(x.shape[1], real_dtype(x)), fold * x.shape[1]
     tiles, rows = -(-width // (THREADS * vector)), -(-len(x) // fold)

@@ -16,7 +16,7 @@ from minigan.half import is_half
 from minigan.ops import conv2d_cpu, conv2d_cuda, geometry
 from minigan.ops.geometry import Geometry, Padding, Pair
 from minigan.ops.leaky_relu import ScaleNegative
-from minigan.ops.moments import Moments
+from minigan.ops.place import ALONE, Place
 from minigan.ops.reduce import sum
 from minigan.ops.rounded import Copies, Rounded, shared_copies
 from minigan.tensor import Op, Tensor, is_grad_enabled
@@ -44,40 +44,38 @@ def _parameter_gradients(
     return gw, *(sum({"x": x, "gy": gy}[of], (0, 1, 2)) if one else None for one in needed[1:])
 
 
-def _as_kept(x: Tensor) -> bool:
-    """Whether the gradient of x may be kept in 16 bits: as x is, unless it will be differentiated itself."""
-    return is_half(x._data) and not is_grad_enabled()
+def _as_kept(x: Tensor) -> Place:
+    """Of the gradient of x: kept in 16 bits as x is, unless it will be differentiated itself."""
+    return Place(half=is_half(x._data) and not is_grad_enabled())
 
 
 @dataclass
 class _Layer(Op, abstract=True):
-    """What a convolution and a transposed one have in common: a bias, perhaps, and a LeakyReLU of this slope."""
+    """What a convolution and a transposed one have in common: a bias, perhaps, and a LeakyReLU."""
 
     geometry: Geometry
-    slope: float = 1.0
+    place: Place = ALONE
     copies: Copies = (None, None)
-    half: bool = False  # whether the result may be kept in 16 bits
-    moments: Moments | None = None  # of the output, if batch norm asks for them
 
     saved_inputs = (0, 1)
     keeps_output = True
     takes_half = (0,)
 
     def compute(self, leaf: Any, x: Array, w: Array, *bias: Array) -> Array:
-        settings = self.geometry, bias[0] if bias else None, self.slope, self.copies, self.half, self.moments
-        y, self.moments = leaf(self.device, x, w, *settings), None
-        self.out = None if self.slope == 1 else y  # its signs are those before LeakyReLU
+        place, b = self.place, bias[0] if bias else None
+        y = leaf(self.device, x, w, self.geometry, b, place.slope, self.copies, place.half, place.moments)
+        self.out = None if place.slope == 1 else y  # its signs are those before LeakyReLU
         return y
 
     def before_leaky(self, gy: Tensor) -> Tensor:
-        return gy if self.out is None else ScaleNegative(self.slope)(Tensor(self.out, device=self.device), gy)
+        return gy if self.out is None else ScaleNegative(self.place.slope)(Tensor(self.out, device=self.device), gy)
 
 
 class Conv2d(_Layer):
     """(N, H, W, C), (K, R, S, C) and optionally (K,) -> (N, P, Q, K).
 
     y[n, p, q, k] = b[k] + sum over r, s, c of x[n, p stride - top + r, q stride - left + s, c] w[k, r, s, c].
-    gx = input_grad(gy, w), gw = weight_grad(x, gy), gb = gy summed over n, p, q. slope: of a LeakyReLU behind it.
+    gx = input_grad(gy, w), gw = weight_grad(x, gy), gb = gy summed over n, p, q. place.slope: of a LeakyReLU behind it.
     """
 
     def forward(self, *arrays: Array) -> Array:
@@ -88,13 +86,13 @@ class Conv2d(_Layer):
         x, w, *_ = self.inputs
         (of_x, of_w), of_gy = self.copies, Rounded()
         return (
-            Conv2dInputGrad(self.geometry, 1.0, (of_gy, of_w), _as_kept(x))(gy, w) if self.needed[0] else None,
+            Conv2dInputGrad(self.geometry, _as_kept(x), (of_gy, of_w))(gy, w) if self.needed[0] else None,
             *_parameter_gradients(self, Conv2dWeightGrad(self.geometry, (of_x, of_gy)), x, gy, "gy"),
         )
 
     @staticmethod
     def reference(
-        x: np.ndarray, w: np.ndarray, *bias: np.ndarray, geometry: Geometry, slope: float = 1.0
+        x: np.ndarray, w: np.ndarray, *bias: np.ndarray, geometry: Geometry, place: Place = ALONE
     ) -> np.ndarray:
         g = geometry
         y = np.zeros(g.y_shape, x.dtype)
@@ -103,13 +101,13 @@ class Conv2d(_Layer):
             if 0 <= i < g.h and 0 <= j < g.w:
                 y[:, p, q] += x[:, i, j] @ w[:, r, s].T
         y += bias[0] if bias else 0
-        return np.where(y > 0, y, slope * y)
+        return np.where(y > 0, y, place.slope * y)
 
     @staticmethod
     def samples(rng: np.random.Generator) -> Samples:
         for g in _sample_geometries():
             inputs = rng.standard_normal(g.x_shape), rng.standard_normal(g.w_shape), rng.standard_normal(g.k)
-            yield inputs[: 2 + g.n % 2], {"geometry": g, "slope": 0.3 if g.stride_w == 1 else 1.0}
+            yield inputs[: 2 + g.n % 2], {"geometry": g, "place": Place(0.3 if g.stride_w == 1 else 1.0)}
 
 
 class Conv2dInputGrad(_Layer):
@@ -127,13 +125,13 @@ class Conv2dInputGrad(_Layer):
         y, w, *_ = self.inputs
         (of_y, of_w), of_gx = self.copies, Rounded()
         return (
-            Conv2d(self.geometry, 1.0, (of_gx, of_w), _as_kept(y))(gx, w) if self.needed[0] else None,
+            Conv2d(self.geometry, _as_kept(y), (of_gx, of_w))(gx, w) if self.needed[0] else None,
             *_parameter_gradients(self, Conv2dWeightGrad(self.geometry, (of_gx, of_y)), gx, y, "x"),
         )
 
     @staticmethod
     def reference(
-        y: np.ndarray, w: np.ndarray, *bias: np.ndarray, geometry: Geometry, slope: float = 1.0
+        y: np.ndarray, w: np.ndarray, *bias: np.ndarray, geometry: Geometry, place: Place = ALONE
     ) -> np.ndarray:
         g = geometry
         x = np.zeros(g.x_shape, y.dtype)
@@ -142,13 +140,13 @@ class Conv2dInputGrad(_Layer):
             if 0 <= i < g.h and 0 <= j < g.w:
                 x[:, i, j] += y[:, p, q] @ w[:, r, s]
         x += bias[0] if bias else 0
-        return np.where(x > 0, x, slope * x)
+        return np.where(x > 0, x, place.slope * x)
 
     @staticmethod
     def samples(rng: np.random.Generator) -> Samples:
         for g in _sample_geometries():
             inputs = rng.standard_normal(g.y_shape), rng.standard_normal(g.w_shape), rng.standard_normal(g.c)
-            yield inputs[: 2 + g.n % 2], {"geometry": g, "slope": 0.3 if g.stride_w == 1 else 1.0}
+            yield inputs[: 2 + g.n % 2], {"geometry": g, "place": Place(0.3 if g.stride_w == 1 else 1.0)}
 
 
 @dataclass
@@ -171,8 +169,8 @@ class Conv2dWeightGrad(Op):
         x, y = self.inputs
         (of_x, of_y), of_gw = self.copies, Rounded()
         return (
-            Conv2dInputGrad(self.geometry, 1.0, (of_y, of_gw))(y, gw) if self.needed[0] else None,
-            Conv2d(self.geometry, 1.0, (of_x, of_gw))(x, gw) if self.needed[1] else None,
+            Conv2dInputGrad(self.geometry, ALONE, (of_y, of_gw))(y, gw) if self.needed[0] else None,
+            Conv2d(self.geometry, ALONE, (of_x, of_gw))(x, gw) if self.needed[1] else None,
         )
 
     @staticmethod
@@ -209,24 +207,22 @@ def _sample_geometries() -> Iterator[Geometry]:
 
 
 def conv2d(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: int | Pair = 1,
-    padding: Padding = 0,
-    slope: float = 1.0,
-    half: bool = False,
-    moments: Moments | None = None,
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int | Pair = 1, padding: Padding = 0
 ) -> Tensor:
     """Convolution: (N, H, W, C), (K, R, S, C) -> (N, P, Q, K), with P = (H + top + bottom - R) // stride + 1.
 
     bias: (K,). padding: a number, a pair (vertical, horizontal), ((top, bottom), (left, right)), "valid" (none) or
     "same" (TensorFlow's: P = ceil(H / stride), the smaller half before).
-    slope: of a LeakyReLU behind it; 1 is none. half: the result may be kept in 16 bits, as the layer behind reads such.
-    moments: of the output, asked for by who hands them to batch_norm.
     """
+    return placed_conv2d(ALONE, x, weight, bias, stride, padding)
+
+
+def placed_conv2d(
+    place: Place, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int | Pair = 1, padding: Padding = 0
+) -> Tensor:
+    """As conv2d, of a layer in a chain."""
     g = geometry.convolution("conv2d", x.shape, weight.shape, stride, padding)
-    return Conv2d(g, slope, shared_copies(x, weight), half, moments)(x, weight, *_bias("conv2d", bias, g.k))
+    return Conv2d(g, place, shared_copies(x, weight))(x, weight, *_bias("conv2d", bias, g.k))
 
 
 def conv_transpose2d(
@@ -236,20 +232,29 @@ def conv_transpose2d(
     stride: int | Pair = 1,
     padding: Padding = 0,
     output_padding: int | Pair = 0,
-    slope: float = 1.0,
-    half: bool = False,
-    moments: Moments | None = None,
 ) -> Tensor:
     """Transposed convolution.
 
     (N, P, Q, K), (K, R, S, C) -> (N, H, W, C), H = (P - 1) stride - top - bottom + R + output_padding.
 
     It is the input gradient of the convolution with this weight, stride and padding. bias: (C,). With padding "same" H
-    = P stride. slope, half, moments: as in conv2d.
+    = P stride.
     """
+    return placed_conv_transpose2d(ALONE, x, weight, bias, stride, padding, output_padding)
+
+
+def placed_conv_transpose2d(
+    place: Place,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: int | Pair = 1,
+    padding: Padding = 0,
+    output_padding: int | Pair = 0,
+) -> Tensor:
+    """As conv_transpose2d, of a layer in a chain."""
     g = geometry.transposed("conv_transpose2d", x.shape, weight.shape, stride, padding, output_padding)
-    op = Conv2dInputGrad(g, slope, shared_copies(x, weight), half, moments)
-    return op(x, weight, *_bias("conv_transpose2d", bias, g.c))
+    return Conv2dInputGrad(g, place, shared_copies(x, weight))(x, weight, *_bias("conv_transpose2d", bias, g.c))
 
 
 def conv2d_weight_grad(

@@ -48,8 +48,8 @@ def _elu_grad_loop(start, stop, y, gy, alpha, gx):  # type: ignore[no-untyped-de
         gx[i] = gy[i] if y[i] > 0 else gy[i] * (y[i] + alpha)
 
 
-elu_forward = dispatch(cpu=_elu_cpu, cuda=element_kernel("elu.cu", "elu", 1))
-elu_grad = dispatch(cpu=element_loop(_elu_grad_loop, 1), cuda=element_kernel("elu.cu", "elu_gradient", 1))
+elu_forward = dispatch(cpu=_elu_cpu, cuda=element_kernel("elu.cu", "elu", 1, half=True))
+elu_grad = dispatch(cpu=element_loop(_elu_grad_loop, 1), cuda=element_kernel("elu.cu", "elu_gradient", 1, half=True))
 
 
 @dataclass
@@ -60,6 +60,7 @@ class ELU(Op):
 
     saved_inputs = ()
     keeps_output = True
+    takes_half = (0,)
 
     def forward(self, x: Array) -> Array:
         self.y = elu_forward(self.device, x, self.alpha)
@@ -87,6 +88,8 @@ class ELUGrad(Op):
     """
 
     alpha: float
+
+    takes_half = (0, 1)
 
     def forward(self, y: Array, gy: Array) -> Array:
         return elu_grad(self.device, y, gy, self.alpha)

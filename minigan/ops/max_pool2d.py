@@ -50,6 +50,7 @@ class MaxPool2d(Op):
     padding: Pair
 
     saved_inputs = ()
+    takes_half = (0,)
 
     def forward(self, x: Array) -> Array:
         y, self.index = max_pool_forward(self.device, x, (self.kernel, self.stride, self.padding))
@@ -91,6 +92,7 @@ class PutMaxima(Op):
     windows: Windows
 
     saved_inputs = ()
+    takes_half = (0,)
 
     def forward(self, x: Array) -> Array:
         return scatter(self.device, x, self.index, self.size, self.windows)

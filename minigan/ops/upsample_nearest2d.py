@@ -6,73 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from minigan.backend import Array, array_module, contiguous, dispatch
-from minigan.cpu import ELEMENTS_PER_THREAD, jit, parallel
-from minigan.kernel_launch import launch_elements
+from minigan.backend import Array, dispatch
+from minigan.ops import upsample_nearest2d_cpu, upsample_nearest2d_cuda
 from minigan.tensor import Op, Tensor
 
 Samples = Iterator[tuple[tuple[np.ndarray, ...], dict[str, Any]]]
 
 
-@jit
-def _sum_blocks_loop(start, stop, x, scale, y):  # type: ignore[no-untyped-def]
-    """Rows start ... stop - 1 of all images of y."""
-    _, height, width, channels = y.shape
-    for row in range(start, stop):
-        n, i = row // height, row % height
-        for j in range(width):
-            y[n, i, j] = 0
-            for a in range(scale):
-                for b in range(scale):
-                    for c in range(channels):
-                        y[n, i, j, c] += x[n, i * scale + a, j * scale + b, c]
-
-
-@jit
-def _upsample_loop(start, stop, x, scale, y):  # type: ignore[no-untyped-def]
-    """Rows start ... stop - 1 of all images of y."""
-    _, height, width, channels = y.shape
-    for row in range(start, stop):
-        n, i = row // height, row % height
-        for j in range(width):
-            for c in range(channels):
-                y[n, i, j, c] = x[n, i // scale, j // scale, c]
-
-
-def _upsample_cpu(x: Array, scale: int) -> Array:
-    n, h, w, c = x.shape
-    y = np.empty((n, h * scale, w * scale, c), x.dtype)
-    grain = max(1, ELEMENTS_PER_THREAD // (scale * w * c)) if x.size else 1
-    parallel(_upsample_loop, n * y.shape[1], np.ascontiguousarray(x), scale, y, grain=grain)
-    return y
-
-
-def _sum_blocks_cpu(x: Array, scale: int) -> Array:
-    n, h, w, c = x.shape
-    y = np.empty((n, h // scale, w // scale, c), x.dtype)
-    grain = max(1, ELEMENTS_PER_THREAD // (scale * w * c)) if x.size else 1
-    parallel(_sum_blocks_loop, n * y.shape[1], np.ascontiguousarray(x), scale, y, grain=grain)
-    return y
-
-
-def _upsample_cuda(device: str, x: Array, scale: int) -> Array:
-    n, h, w, c = x.shape
-    y = array_module(device).empty((n, h * scale, w * scale, c), x.dtype)
-    args = [*contiguous(device, x), y, w, c, scale]
-    launch_elements("upsample.cu", "upsample", y.size, args, device=device, dtype=x.dtype)
-    return y
-
-
-def _sum_blocks_cuda(device: str, x: Array, scale: int) -> Array:
-    n, h, w, c = x.shape
-    y = array_module(device).empty((n, h // scale, w // scale, c), x.dtype)
-    args = [*contiguous(device, x), y, w // scale, c, scale]
-    launch_elements("upsample.cu", "sum_blocks", y.size, args, device=device, dtype=x.dtype)
-    return y
-
-
-upsample = dispatch(cpu=_upsample_cpu, cuda=_upsample_cuda)
-sum_blocks = dispatch(cpu=_sum_blocks_cpu, cuda=_sum_blocks_cuda)
+upsample = dispatch(cpu=upsample_nearest2d_cpu.upsample, cuda=upsample_nearest2d_cuda.upsample)
+sum_blocks = dispatch(cpu=upsample_nearest2d_cpu.sum_blocks, cuda=upsample_nearest2d_cuda.sum_blocks)
 
 
 @dataclass
@@ -82,6 +24,7 @@ class UpsampleNearest2d(Op):
     scale: int = 2
 
     saved_inputs = ()
+    takes_half = (0,)
 
     def forward(self, x: Array) -> Array:
         return upsample(self.device, x, self.scale)
@@ -106,6 +49,7 @@ class SumBlocks2d(Op):
     scale: int = 2
 
     saved_inputs = ()
+    takes_half = (0,)
 
     def forward(self, x: Array) -> Array:
         return sum_blocks(self.device, x, self.scale)

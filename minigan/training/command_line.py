@@ -22,6 +22,7 @@ from minigan.backend import (
     resolve_device,
     set_matmul_precision,
 )
+from minigan.cpu import thread_count
 from minigan.distributed import LaunchError, World, world
 from minigan.ops.geometry import Pair
 from minigan.training.errors import UserError
@@ -88,12 +89,15 @@ def command_line(
     parser = _parser(system, description, list(presets))
     given = parser.parse_args(arguments)
     try:
+        thread_count()
         ranks = world()
-    except LaunchError as error:
+    except (LaunchError, ValueError) as error:
         parser.error(str(error))
     given.quiet = given.quiet or not ranks.is_first
     if given.from_step and not given.resume:
         parser.error("--from: expected --resume with it")
+    if given.leave_out and not given.data and not given.resume:
+        parser.error("--leave-out: expected --data with it")
     said_preset = given.preset
     if given.resume:
         _recall(given, system)
@@ -135,7 +139,7 @@ def command_line(
         average=given.average,
         sync_batch_norm=bool(given.sync_batch_norm),
         metrics_every=given.metrics_every,
-        keep=given.keep,
+        keep=given.keep or 3,
         tensorboard=given.tensorboard,
         graph=given.graph,
         resume=given.resume,
@@ -159,6 +163,8 @@ def _recall(given: argparse.Namespace, system: str) -> None:
             "steps": old["planned_steps"],
             "batch_size": settings["batch_size"],
             "image_size": tuple(settings["image_size"]),
+            "keep": old.get("keep"),
+            "metrics_every": old.get("metrics_every"),
             "was_device": old.get("device"),
             "was_precision": old.get("precision"),
         }
@@ -216,7 +222,7 @@ def _parser(system: str, description: str, presets: list[str]) -> argparse.Argum
         metavar="N",
         help="measure the samples every N steps, into metrics.csv, and keep the best checkpoint",
     )
-    add("--keep", type=_count, default=3, metavar="N", help="how many checkpoints to keep, the last ones (3)")
+    add("--keep", type=_count, metavar="N", help="how many checkpoints to keep, the last ones (3)")
     add("--tensorboard", action="store_true", help="write for TensorBoard, too (extra watch)")
     add("--graph", action="store_true", help="on a GPU, replay the step as one CUDA graph; same numbers, fewer waits")
     add(
@@ -242,7 +248,7 @@ def _count(text: str) -> int:
 
 def _seed(text: str) -> int:
     if not text.isdecimal() or int(text) >= 2**63:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 0, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0, below 2^63, got {text!r}")
     return int(text)
 
 

@@ -109,6 +109,12 @@ class _Training:
             return make()
         except ValueError as error:
             raise UserError(str(error)) from None
+        except memory_errors() as error:
+            height, width = self.settings.image_size
+            raise UserError(
+                f"--image-size: networks for {height} x {width} pixels do not fit into the memory of device "
+                f"{self.options.device}; try a smaller one"
+            ) from error
 
     def _expect_trainable_on_one(self) -> None:
         """Raises UserError where a step of one image, which is done here, leaves batch norm a single value a channel.
@@ -190,7 +196,8 @@ class _Training:
             if self.step < steps:
                 self._train(steps, sample_every, checkpoint_every, interrupt)
             elif self.world.is_first:  # perhaps its pictures are not: they come last
-                self.say(f"{self.run.folder}: all {steps:,} steps are done; --steps N trains longer")
+                longer = f"--steps N, from {self.step + 1:,} on, trains longer"
+                self.say(f"{self.run.folder}: all {steps:,} steps are done, {self.step:,} in all; {longer}")
                 self._draw()
             return self.world.most(interrupt.number)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from minigan.data.sources import IMAGE_SUFFIXES
 from minigan.training.errors import UserError
 
 # Small images are enlarged until their grid is about this wide, so that a viewer shows them well.
@@ -42,6 +43,8 @@ def save_images(images: np.ndarray, out: Path, columns: int | None) -> None:
             check_target(out, ".png")
             grid(images, columns).save(out)
             return
+        if out.suffix.lower() in IMAGE_SUFFIXES:
+            raise UserError(f"--out: expected a .png for one picture, or a folder, got {out}")
         out.mkdir(parents=True, exist_ok=True)
         if any(out.iterdir()):
             raise UserError(f"--out: expected a new or empty folder, got {out}")

@@ -21,6 +21,8 @@ def load_generator(run: Path | str, device: str | None = None) -> models.Generat
     Raises UserError where there is no such run, and CheckpointError for a damaged checkpoint.
     """
     run = Path(run)
+    if run.is_file() and run.suffix != ".safetensors":
+        raise UserError(f"{run}: expected a run's folder or a checkpoint, which is a .safetensors file")
     path = run if run.is_file() else next(reversed(checkpoints_in(run)), None)
     if path is None:
         raise UserError(f"{run}: expected a run's folder with a checkpoint in it, or a checkpoint")

@@ -75,7 +75,7 @@ class Run:
                 for name in ("samples", "checkpoints"):
                     (run.folder / name).mkdir()
                 (run.folder / "health.log").touch()
-            run._write_configuration({**_configuration(options), **details, **_surroundings()})
+            run._write_configuration({**_configuration(options), **_unbinding(options), **details, **_surroundings()})
             on_error.pop_all()
         return run
 
@@ -88,9 +88,7 @@ class Run:
         Raises UserError where there is none, or where options differ. Going back to an earlier step removes what came
         after it, and may change the seed.
         """
-        folder = options.out or latest_run(options.system)
-        if not (folder / "config.json").exists() or not checkpoints_in(folder):
-            raise UserError(f"--resume: no run with a checkpoint in {folder}; start it without --resume")
+        folder = _run_to_resume(options)
         with ExitStack() as on_error:
             run = Run(folder, options.keep)
             on_error.callback(run.close)
@@ -110,7 +108,9 @@ class Run:
             step = int(chosen.stem)
             if options.from_step is not None:
                 run._forget_after(step)
-            run._write_configuration({**old, "seed": options.seed, **details})
+            # Fewer steps than are done would be a plan that the run cannot keep.
+            planned = {"planned_steps": max(details["planned_steps"], step)}
+            run._write_configuration({**old, "seed": options.seed, **_unbinding(options), **details, **planned})
             for name in ("log.csv", "metrics.csv", "health.log"):
                 run._cut(name, step)
             on_error.pop_all()
@@ -243,17 +243,27 @@ def _writing(path: Path) -> Iterator[None]:
 def expect_writable(options: Options[Any]) -> None:
     """Raises UserError where the run could not write into its folder, or into what that would be made in.
 
-    Of a new run nothing is left there: the file has no name.
+    So, too, for a folder among the images: the next run would train on this one's samples. Of a new run nothing is
+    left there: the file has no name.
     """
-    folder = options.out or (latest_run(options.system) if options.resume else PLACE)
+    folder = _run_to_resume(options) if options.resume else options.out or PLACE
     if options.out is not None and not options.resume:
         _expect_unused(folder)
+    if options.data is not None and folder.resolve().is_relative_to(options.data.resolve()):
+        raise UserError(f"--out: {folder} lies in --data {options.data}, where samples would be taken for images")
     place = next((path for path in (folder, *folder.parents) if path.exists()), folder)
     try:
         with tempfile.TemporaryFile(dir=place) as trial:
             trial.write(bytes(4096))
     except OSError as error:
         raise UserError(f"--out: {place}: cannot be written: {error.strerror}") from None
+
+
+def _run_to_resume(options: Options[Any]) -> Path:
+    folder = options.out or latest_run(options.system)
+    if not (folder / "config.json").exists() or not checkpoints_in(folder):
+        raise UserError(f"--resume: no run with a checkpoint in {folder}; start it without --resume")
+    return folder
 
 
 def _make_folder(options: Options[Any]) -> Path:
@@ -308,6 +318,11 @@ def _configuration(options: Options[Any]) -> dict[str, Any]:
         "seed": options.seed,
         "settings": _plain(dataclasses.asdict(options.settings)),
     }
+
+
+def _unbinding(options: Options[Any]) -> dict[str, Any]:
+    """What a resumed run has as before, unless it is told otherwise."""
+    return {"keep": options.keep, "metrics_every": options.metrics_every}
 
 
 def _differences(old: Mapping[str, Any], options: Options[Any]) -> list[str]:

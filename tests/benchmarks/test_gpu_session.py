@@ -43,7 +43,7 @@ def test_it_goes_on_where_a_part_fails(only: Any, tmp_path: Path, capsys: pytest
     assert found["fails"] == ("failed", "exit status 3, see fails.log")
     assert found["hangs"][0] == "failed"
     assert found["hangs"][1].startswith("not done after ")
-    assert found["sanitizer"] == ("skipped", "no-such-tool is not there")
+    assert found["sanitizer"] == ("skipped", "no-such-tool is not on the PATH")
     assert content["versions"]["numpy"].startswith("numpy ")
     assert "why" in (tmp_path / "new" / "fails.log").read_text()
 
@@ -123,6 +123,25 @@ def test_the_package_is_found_where_it_is_not_installed(tmp_path: Path, monkeypa
     done = run([PYTHON, "-P", "-S", "-c", code], env=environment, capture_output=True, text=True, cwd="/")
     assert done.stdout.strip() == str(tmp_path / "minigan" / "__init__.py")
     assert (tmp_path / "minigan" / "kernels" / "common.cuh").exists()
+
+
+def test_a_package_installed_from_elsewhere_is_not_taken_for_this_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other" / "minigan"
+    other.mkdir(parents=True)
+    (other / "__init__.py").touch()
+    (other / "kernels.py").touch()
+    monkeypatch.setenv("PYTHONPATH", str(other.parent))
+    alias = tmp_path / "alias"
+    alias.mkdir()
+    environment = gpu_session.environment_of(alias)
+    assert environment["PYTHONPATH"].split(os.pathsep) == [str(alias), str(other.parent)]
+    code = "import minigan; print(minigan.__file__)"
+    done = subprocess.run([PYTHON, "-P", "-c", code], env=environment, capture_output=True, text=True, cwd="/")
+    assert done.stdout.strip() == str(alias / "minigan" / "__init__.py")
+    monkeypatch.setenv("PYTHONPATH", str(alias))
+    assert gpu_session.environment_of(tmp_path / "unused")["PYTHONPATH"] == str(alias)  # it is this one, by links
 
 
 def entry(layer: str, rung: str, seconds: float, chosen: bool) -> dict[str, Any]:

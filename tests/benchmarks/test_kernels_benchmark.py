@@ -380,28 +380,28 @@ class FakeGpu:
         self.now += 0.001 if self.warm_cache else 0.003
         self.warm_cache = True
 
-    def replay(self, library: str, kernels: list[Any]) -> None:
-        self.log.append(f"replay {library} {len(kernels)}")
+    def replay(self, framework: str, kernels: list[Any]) -> None:
+        self.log.append(f"replay {framework} {len(kernels)}")
         for _ in kernels:
             self.now += 0.001 if self.warm_cache else 0.003
             self.warm_cache = True
 
 
-@pytest.mark.parametrize("library", ["cupy", "torch"])
-def test_cuda_timer_replays_graphs_and_flushes(library: str) -> None:
+@pytest.mark.parametrize("framework", ["cupy", "torch"])
+def test_cuda_timer_replays_graphs_and_flushes(framework: str) -> None:
     gpu = FakeGpu()
     timer = CudaTimer(gpu.cupy, gpu.torch)
-    prepared = timer.prepare(Work("one", gpu.kernel, library), limit=1.0)
+    prepared = timer.prepare(Work("one", gpu.kernel, framework), limit=1.0)
     captured = [line for line in gpu.log if line.endswith("captured")]
     assert prepared.repeats == 2  # of 1 ms each, for 2 ms
     assert len(captured) == 1 + 2
-    assert all(line.startswith("call private" if library == "cupy" else "call default") for line in captured)
+    assert all(line.startswith("call private" if framework == "cupy" else "call default") for line in captured)
     gpu.log.clear()
     assert timer.cold(prepared) == pytest.approx(0.003)
-    assert gpu.log == ["stream", "flush", f"replay {library} 1"]
+    assert gpu.log == ["stream", "flush", f"replay {framework} 1"]
     gpu.log.clear()
     assert timer.warm(prepared) == pytest.approx(0.001)
-    assert gpu.log == ["stream", f"replay {library} 1", f"replay {library} 2"]
+    assert gpu.log == ["stream", f"replay {framework} 1", f"replay {framework} 2"]
 
 
 def test_a_work_that_cannot_be_captured_is_timed_without_a_graph_and_says_so() -> None:
@@ -538,6 +538,7 @@ def test_a_case_that_runs_out_of_memory_says_so_and_the_run_goes_on(
     ("arguments", "message"),
     [
         (["--device", "cpu", "--rung", "3"], "the CPU has no ladder"),
+        (["--device", "tpu"], "--device: unknown device 'tpu'"),
         (["--device", "emulated", "--chart", "x.png"], "say nothing about a GPU"),
         (["--device", "cpu", "--batch", "0"], "expected a number from 1"),
         (["--device", "cpu", "--full-size"], "on cpu the networks are the published ones"),

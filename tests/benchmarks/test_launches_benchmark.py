@@ -1,6 +1,7 @@
 """The stand-in for CuPy computes what the emulator computes, refuses what CuPy refuses, and counts rightly."""
 
 import dataclasses
+import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -16,17 +17,18 @@ import launches
 import roofline
 import stand_in
 import step_cases
+from example_modules import EXAMPLES, load_example
 from step_cases import Case
 
 import minigan as mg
 import minigan.functional as F
 from minigan import backend, half, nn, optim
 
-SYSTEMS = list(step_cases.EXAMPLES)
+SYSTEMS = list(EXAMPLES)
 
 
 def tiny(system: str, device: str) -> Case:
-    settings = step_cases.load_example(system).PRESETS["small"]
+    settings = load_example(system).PRESETS["small"]
     sizes = {"image_size": (16, 32), "base_channels": 4, "z_size": 7, "batch_size": 3}
     return Case(system, "small", dataclasses.replace(settings, **sizes), device, "float32")
 
@@ -247,6 +249,12 @@ def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None
     assert f"{result['launches']}" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="expected some of"):
         launches.main(["--systems", "dogs"])
+
+
+def test_without_pytorch_it_says_how_to_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match="--without-torch"):
+        launches.main([])
 
 
 def test_modules_without_a_gpu_still_see_none() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from common import compute_in_double
 
 # The benchmarks are scripts beside each other, not a package.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
@@ -20,6 +21,7 @@ import startup
 import step_cases
 import step_report
 import steps
+from example_modules import EXAMPLES, load_example
 from report import OK, SKIPPED, WRONG
 from step_cases import Case, judge, record
 from step_report import CaseResult, SideResult
@@ -31,21 +33,12 @@ from minigan import models
 torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra bench)")
 torch_steps = pytest.importorskip("torch_steps")
 
-SYSTEMS = list(step_cases.EXAMPLES)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """PyTorch's threads wait for each other, which takes long where other tests run meanwhile."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+SYSTEMS = list(EXAMPLES)
 
 
 def tiny(system: str, **changes: Any) -> Case:
     """Not square, so that height and width cannot be confused."""
-    settings = step_cases.load_example(system).PRESETS["small"]
+    settings = load_example(system).PRESETS["small"]
     sizes = {"image_size": (32, 16), "base_channels": 4, "z_size": 7, "batch_size": 6}
     return Case(system, "small", dataclasses.replace(settings, **(sizes | changes)))
 
@@ -61,18 +54,7 @@ def theirs(case: Case, known: step_cases.Record, **keywords: Any) -> torch_steps
 @pytest.fixture
 def in_double(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Both sides compute in float64."""
-    build, tensor = models.build, mg.tensor
-
-    def build_in_double(*args: Any, **keywords: Any) -> Any:
-        networks = build(*args, **keywords)
-        for network in networks:
-            for _, t in network.named_tensors():
-                t._data = t.data.astype(np.float64)
-                t.dtype = t.data.dtype
-        return networks
-
-    monkeypatch.setattr(models, "build", build_in_double)
-    monkeypatch.setattr(mg, "tensor", lambda data, device: tensor(data, device=device, dtype=np.float64))
+    compute_in_double(monkeypatch)
     for name in ("uniform", "normal"):
         original = getattr(mg.random, name)
         double = lambda *args, original=original, **given: mg.tensor(original(*args, **given).numpy(), device="cpu")  # noqa: E731
@@ -255,7 +237,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(steps, "SAMPLE_SECONDS", 0.01)
     monkeypatch.setattr(steps, "PAUSE", 0.0)
     for system in SYSTEMS:
-        module = step_cases.load_example(system)
+        module = load_example(system)
         preset = dataclasses.replace(module.PRESETS["small"], image_size=(16, 16), base_channels=2)
         monkeypatch.setitem(module.PRESETS, "small", preset)
     monkeypatch.setattr(steps, "import_torch", lambda device: torch)
@@ -454,6 +436,7 @@ def test_each_number_of_threads_has_its_own_process(
         (["--variants", "graphed"], "--variants: expected some of eager; compiled, got graphed"),
         (["--seconds-per-case", "0"], "expected numbers above 0"),
         (["--device", "emulated"], "expected cpu or cuda"),
+        (["--device", "tpu"], "--device: unknown device 'tpu'"),
     ],
 )
 def test_options_that_make_no_sense(arguments: list[str], message: str) -> None:

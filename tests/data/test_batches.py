@@ -105,7 +105,7 @@ def test_the_state_says_where_the_batches_stand() -> None:
     batches = make(count=11)
     for _ in range(7):
         next(batches)
-    assert batches.state_dict() == {"epoch": 2, "position": 1, "step": 7}
+    assert batches.state_dict() == {"epoch": 2, "position": 1, "step": 7, "images": 11}
 
 
 def test_a_state_of_other_data_is_refused() -> None:
@@ -113,7 +113,9 @@ def test_a_state_of_other_data_is_refused() -> None:
     with pytest.raises(
         ValueError, match="step 7 was epoch 1, batch 3; with these 11 images in batches of 3 it is epoch 2"
     ):
-        batches.load_state_dict({"epoch": 1, "position": 3, "step": 7})
+        batches.load_state_dict({"epoch": 1, "position": 3, "step": 7, "images": 11})
+    with pytest.raises(ValueError, match="there were 12 images, and now there are 11"):  # in the first epoch, too
+        batches.load_state_dict({"epoch": 0, "position": 2, "step": 2, "images": 12})
 
 
 @pytest.mark.parametrize("settings", [{"flip": True}, {"flip": True, "replacement": True}])

@@ -152,6 +152,18 @@ def test_wrong_second_derivatives_are_caught(op: type[Planted]) -> None:
             mg.gradcheck(lambda x: op()(x), inputs(shape), order=2)
 
 
+def test_a_function_that_takes_gradients_itself() -> None:
+    """As a gradient penalty does."""
+
+    def penalty(x: Tensor, w: Tensor) -> Tensor:
+        (g,) = mg.grad(F.tanh(x @ w).sum(), [x], create_graph=True)
+        return ((g * g).sum() - 1.0) ** 2.0
+
+    assert mg.gradcheck(penalty, inputs((3, 5), (5, 2)))
+    with pytest.raises(GradcheckError):
+        mg.gradcheck(lambda x, w: penalty(x, w.detach()), inputs((3, 5), (5, 2)))
+
+
 def test_a_recorded_gradient_that_differs_from_the_plain_one_is_caught() -> None:
     """Off by a constant, so that its own derivatives are right."""
     assert mg.gradcheck(lambda x: WrongWhenRecorded()(x), inputs((3, 5)))

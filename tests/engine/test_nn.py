@@ -13,6 +13,7 @@ import minigan.functional as F
 from minigan import init, nn, random
 from minigan.nn import Parameter
 from minigan.ops.conv2d import Conv2dWeightGrad
+from minigan.ops.place import ALONE, Place
 
 
 class Small(nn.Module):
@@ -479,8 +480,8 @@ def test_sequential_leaves_other_layers_alone() -> None:
     """A layer of a user's own class may do something else, and a LeakyReLU in front is not one behind."""
 
     class Own(nn.BatchNorm2d):
-        def forward(self, x: mg.Tensor, slope: float = 1.0) -> mg.Tensor:
-            return super().forward(x, slope) * 2.0
+        def forward(self, x: mg.Tensor, place: Place = ALONE) -> mg.Tensor:
+            return super().forward(x, place) * 2.0
 
     x = random.normal((4, 3, 3, 5))
     for layers in ((Own(5), nn.LeakyReLU(0.5)), (nn.LeakyReLU(0.5), nn.BatchNorm2d(5)), (nn.BatchNorm2d(5),)):
@@ -488,6 +489,43 @@ def test_sequential_leaves_other_layers_alone() -> None:
         for layer in layers:
             expected = layer(expected)
         assert_same(nn.Sequential(*layers)(x), expected)
+
+
+def test_what_a_chain_plans() -> None:
+    """Slopes that are computed along; 16 bits from a convolution to the next one; moments for who asks in training."""
+
+    class Own(nn.ELU):
+        """May read float32 alone."""
+
+    layers = [
+        nn.Conv2d(8, 8, 3),
+        nn.LeakyReLU(0.3),
+        nn.BatchNorm2d(8),
+        nn.ELU(),
+        nn.MaxPool2d(2),
+        nn.UpsampleNearest2d(),
+    ]
+    layers += [
+        nn.ConvTranspose2d(8, 8, 3),
+        Own(),
+        nn.Conv2d(8, 8, 3),
+        nn.ELU(),
+        nn.Flatten(),
+        nn.Linear(8, 8),
+        nn.ReLU(),
+    ]
+    layers += [nn.LeakyReLU(), nn.BatchNorm2d(8)]
+    for training in (True, False):
+        layers[2].train(training)
+        plan = nn._planned(layers)
+        places = [getattr(step, "keywords", {}).get("place") for step in plan]
+        assert [p and (p.slope, p.half) for p in places] == [
+            (0.3, True), (1.0, True), None, None, None,
+            (1.0, False), None, (1.0, False), None, None, (0.0, False), None, (1.0, False),
+        ]  # fmt: skip
+        assert places[1].moments is places[0].moments
+        assert (places[0].moments is not None) == training
+        assert [p.moments for p in (places[5], places[7], places[10])] == [None] * 3
 
 
 # ---- several batches in one pass -------------------------------------------------------------------------------------
@@ -543,8 +581,8 @@ def test_together_costs_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """One convolution sees all images, and the parts of the result are no copies of it."""
     net = judge("cpu")
     seen = []
-    convolve = F.conv2d
-    monkeypatch.setattr(F, "conv2d", lambda x, *rest: seen.append(x.shape) or convolve(x, *rest))
+    convolve = nn.placed_conv2d
+    monkeypatch.setattr(nn, "placed_conv2d", lambda at, x, *rest: seen.append(x.shape) or convolve(at, x, *rest))
     one, two = nn.together(net, *batches(2, "cpu"))
     assert seen == [(8, 5, 4, 2)]
     assert one.shape == two.shape == (4, 1)

@@ -90,6 +90,15 @@ def test_forward(op: Callable[..., Op], arrays: Any, settings: dict[str, Any], d
 
 
 @EACH_SAMPLE
+def test_forward_is_the_same_without_a_graph(
+    op: Callable[..., Op], arrays: Any, settings: dict[str, Any], device: str
+) -> None:
+    y = op(**settings)(*tensors(arrays, device))
+    with mg.no_grad():
+        assert_same(op(**settings)(*tensors(arrays, device)).numpy(), y.numpy())
+
+
+@EACH_SAMPLE
 def test_first_and_second_derivatives(op: Any, arrays: Any, settings: dict[str, Any], device: str) -> None:
     # gradcheck draws random cotangents, and leaves its inputs alone.
     assert mg.gradcheck(lambda *xs: op(**settings)(*xs), tensors(arrays, device), order=2)

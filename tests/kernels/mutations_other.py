@@ -10,18 +10,19 @@ from mutate import Mutation
 LEAKY, ELU, LOSSES, NORM = "leaky_relu.cu", "elu.cu", "losses.cu", "batch_norm.cu"
 POOL, UPSAMPLE, ADAM, RANDOM, BATCH = "max_pool.cu", "upsample.cu", "adam.cu", "random.cu", "batch.cu"
 GRAPH, SUMS, LAST, ELEMENTS = "graph.cu", "sums.cu", "last_block.cuh", "elementwise.cu"
-HALVES, STORED = "elements_16_bits.cu", "stored.cuh"
+HALVES, STORED, ELU_OF = "elements_16_bits.cu", "stored.cuh", "elu.cuh"
 
 TESTS = {
     LEAKY: "test_elementwise.py",
     HALVES: "test_half.py",
     STORED: "test_half.py",
     ELU: "test_elementwise.py",
+    ELU_OF: "test_elementwise.py",
     ELEMENTS: "test_elementwise.py",
     LOSSES: "test_elementwise.py",
     NORM: "test_batch_norm.py test_half.py",
-    POOL: "test_pooling.py",
-    UPSAMPLE: "test_pooling.py",
+    POOL: "test_pooling.py test_half.py",
+    UPSAMPLE: "test_pooling.py test_half.py",
     ADAM: "test_adam.py",
     GRAPH: "test_adam.py",
     RANDOM: "test_random.py",
@@ -36,9 +37,9 @@ MUTATIONS = [
     Mutation("leaky: an element too many", LEAKY, "i >= n", "i > n"),
     Mutation("leaky: the wrong side", LEAKY, "? x[i] : scaled", "? scaled : x[i]"),
     Mutation("leaky: 0 times infinity", LEAKY, "slope == 0 && x[i] == x[i] ? 0 : slope", "slope"),
-    Mutation("elu: e^x - 1 cancels", ELU, "alpha * expm1(x[i])", "alpha * (static_cast<REAL>(exp(x[i])) - 1)"),
+    Mutation("elu: e^x - 1 cancels", ELU_OF, "alpha * expm1(x)", "alpha * (static_cast<T>(exp(x)) - 1)"),
     Mutation("elu: an element too many", ELU, "if (i < n) y[i]", "if (i <= n) y[i]"),
-    Mutation("elu gradient: alpha is 1", ELU, "(y[i] + alpha)", "(y[i] + 1)"),
+    Mutation("elu gradient: alpha is 1", ELU_OF, "(y + alpha)", "(y + 1)"),
     Mutation("elu gradient: last element lost", ELU, "if (i < n) gx[i]", "if (i < n - 1) gx[i]"),
     Mutation("elements: sigmoid mirrored", ELEMENTS, "(x[i] < 0 ? e", "(x[i] > 0 ? e"),
     Mutation("elements: e^x overflows", ELEMENTS, "exp(-fabs(x[i]))", "exp(x[i])"),
@@ -261,17 +262,21 @@ MUTATIONS = [
     Mutation("widen: the first half twice", HALVES, "widened(xs.of[first + v])", "widened(xs.of[v])"),
     Mutation("widen: only the second half", HALVES, "store(y + i + first, values)", "store(y + i + 4, values)"),
     Mutation(
-        "leaky, 16 bits: an element too many",
+        "elements, 16 bits: eight too many",
         HALVES,
-        "if (i >= n) return;\n  const auto conditions",
-        "if (i > n) return;\n  const auto conditions",
+        "if (i >= n) return;\n  const auto as",
+        "if (i > n) return;\n  const auto as",
     ),
-    Mutation(
-        "leaky, 16 bits: 0 is positive", HALVES, "widened(conditions.of[v]) > 0", "widened(conditions.of[v]) >= 0"
-    ),
+    Mutation("leaky, 16 bits: 0 is positive", HALVES, "of > 0", "of >= 0"),
     Mutation("leaky, 16 bits: the wrong side", HALVES, "? value : scaled", "? scaled : value"),
     Mutation("leaky, 16 bits: 0 times infinity", HALVES, "slope == 0 && value == value ? 0 : slope", "slope"),
     Mutation("leaky, 16 bits: a NaN is lost", HALVES, "slope == 0 && value == value", "slope == 0"),
+    Mutation("elements, 16 bits: one operand twice", HALVES, "load<HALF, COUNT>(b + i)", "load<HALF, COUNT>(a + i)"),
+    Mutation("elements, 16 bits: one number for all", HALVES, "widened(bs.of[v]))", "widened(bs.of[0]))"),
+    Mutation("elu, 16 bits: alpha is 1", HALVES, "elu_of(value, alpha)", "elu_of(value, 1.0f)"),
+    Mutation(
+        "elu gradient, 16 bits: y is gy", HALVES, "elu_gradient_of(out, gradient,", "elu_gradient_of(gradient, out,"
+    ),
     # -- sums of columns
     Mutation(
         "column sums: last row lost",
@@ -344,13 +349,13 @@ MUTATIONS = [
     # -- pooling
     Mutation("pool: no upper bound", POOL, "w < min(left + g.kernel_w, g.w)", "w < left + g.kernel_w"),
     Mutation("pool: no lower bound", POOL, "h = max(top, 0)", "h = top"),
-    Mutation("pool: last of equals", POOL, "value > best ||", "value >= best ||"),
+    Mutation("pool: last of equals", POOL, "value > best[v] ||", "value >= best[v] ||"),
     Mutation("pool: NaN ignored", POOL, " || value != value", ""),
-    Mutation("pool: starts with 0", POOL, "where < 0 || ", ""),
+    Mutation("pool: starts with 0", POOL, "place < 0 || ", ""),
     Mutation("put: first window lost", POOL, "g.kernel_h + 1, 0)", "g.kernel_h + 1 + g.stride_h, 0)"),
     Mutation("put: last window lost", POOL, "q <= min((w + g.left)", "q < min((w + g.left)"),
     Mutation("put: a window too many", POOL, "/ g.stride_h, g.p - 1)", "/ g.stride_h, g.p)"),
-    Mutation("put: index ignored", POOL, "if (index[output] == h * g.w + w) sum", "sum"),
+    Mutation("put: index ignored", POOL, "if (where.of[v] == h * g.w + w) sums", "sums"),
     Mutation(
         "put: more windows than needed",
         POOL,
@@ -367,7 +372,39 @@ MUTATIONS = [
     ),
     Mutation("upsample: narrow rows", UPSAMPLE, "channels % wide;", "channels % width;"),
     Mutation("sum blocks: last row lost", UPSAMPLE, "a < scale; a++", "a < scale - 1; a++"),
-    Mutation("sum blocks: another element", UPSAMPLE, "  y[i] = sum;", "  y[i] = y[n] = sum;"),
+    Mutation("sum blocks: another element", UPSAMPLE, "store(y + i, sums);", "store(y + i, sums), store(y + n, sums);"),
+    Mutation("sum blocks: of 16 bits the first for all", UPSAMPLE, "widened(xs.of[v])", "widened(xs.of[0])"),
+    Mutation(
+        "pool: of 16 bits the first for all",
+        POOL,
+        "const REAL value = widened(xs.of[v])",
+        "const REAL value = widened(xs.of[0])",
+    ),
+    Mutation(
+        "pool: of 16 bits the first four indices twice",
+        POOL,
+        "store(index + i + v, where[v / INDICES])",
+        "store(index + i + v, where[0])",
+    ),
+    Mutation(
+        "pool: of 16 bits only four indices",
+        POOL,
+        "v += INDICES) store(index + i + v",
+        "v += COUNT) store(index + i + v",
+    ),
+    Mutation(
+        "put: of 16 bits the first four indices twice",
+        POOL,
+        "load<int, INDICES>(index + output + first)",
+        "load<int, INDICES>(index + output)",
+    ),
+    Mutation(
+        "put: of 16 bits the first four values twice",
+        POOL,
+        "sums[first + v] += widened(gys.of[first + v])",
+        "sums[first + v] += widened(gys.of[v])",
+    ),
+    Mutation("put: of 16 bits sums of four", POOL, "sums[first + v] +=", "sums[v] +="),
     # -- Adam
     Mutation("adam: the tensor before", ADAM, "first[middle] <= blockIdx.x", "first[middle] < blockIdx.x"),
     Mutation("adam: the last tensor never", ADAM, "end = tensors; end", "end = tensors - 1; end"),

@@ -9,8 +9,9 @@ import minigan.functional as F
 from minigan import nn
 from minigan.ops import batch_norm as leaves
 from minigan.ops import batch_norm_cuda
-from minigan.ops.batch_norm import batch_norm_gradients, normalize, normalize_given
+from minigan.ops.batch_norm import batch_norm_gradients, normalize, normalize_given, placed_batch_norm
 from minigan.ops.moments import Parts
+from minigan.ops.place import Place
 
 # Around the 32 channels of a block, its 8 rows of threads (32, where a thread has four channels), and its chunks of 32
 # rows (128).
@@ -281,7 +282,7 @@ def test_groups_are_batches_of_their_own(device, shape, dtype, slope):
         found = []
         for one, cotangent in parts:
             tensors = [mg.tensor(a, requires_grad=True, device=device) for a in (one, gamma, beta)]
-            y = F.batch_norm(*tensors, *running, momentum=0.7, slope=slope, groups=groups)
+            y = placed_batch_norm(Place(slope), *tensors, *running, momentum=0.7, groups=groups)
             y.backward(mg.tensor(cotangent, device=device))
             found.append([t.numpy() for t in (y, *(t.grad for t in tensors))])
         return found, [t.numpy() for t in running]
@@ -424,7 +425,7 @@ def test_with_a_leaky_relu_behind_it(device, dtype, slope):
     found = []
     for fused in (True, False):
         xs = [mg.tensor(a, requires_grad=True, device=device) for a in (x, gamma, beta)]
-        y = F.batch_norm(*xs, slope=slope) if fused else F.leaky_relu(F.batch_norm(*xs), slope)
+        y = placed_batch_norm(Place(slope), *xs) if fused else F.leaky_relu(F.batch_norm(*xs), slope)
         first = mg.grad(y, xs, mg.tensor(gy, device=device), retain_graph=True)
         recorded = mg.grad(y, xs, mg.tensor(gy, device=device), create_graph=True)
         second = mg.grad(sum((g * g).sum() for g in recorded), xs[:2])  # none for beta

@@ -20,9 +20,10 @@ def compile_all(paths, archs=check.ARCHITECTURES):
 
 @needs_nvrtc
 def test_kernels_of_the_emulators_tests_compile():
-    rows, failures = compile_all(sorted(HERE.glob("*.cu")))
+    """For the first architecture that can, for each of them; that kernels compile for all, `--check` shows."""
+    rows, failures = compile_all(sorted(HERE.glob("*.cu")), ("75", "80", "90a"))
     assert failures == []
-    assert {row.arch for row in rows} == set(check.ARCHITECTURES)
+    assert {row.arch for row in rows} == {"75", "80", "90a"}
     assert not any(row.failed for row in rows)
     gemm = next(row for row in rows if (row.kernel, row.arch, row.variant) == ("sgemm_tiled", "80", "REAL=float"))
     assert gemm.shared_bytes == 2 * 16 * 68 * 4

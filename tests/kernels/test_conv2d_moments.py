@@ -19,10 +19,13 @@ import minigan.functional as F
 from minigan import nn
 from minigan.half import is_half
 from minigan.ops import batch_norm_cuda, conv2d_cuda, conv2d_launch, conv2d_tune
+from minigan.ops.batch_norm import placed_batch_norm
+from minigan.ops.conv2d import placed_conv2d
 from minigan.ops.conv2d_ladder import RUNGS, parts_of
 from minigan.ops.conv2d_tune import Choice
 from minigan.ops.geometry import Geometry
 from minigan.ops.moments import Moments, Parts
+from minigan.ops.place import Place
 
 problem = ladder.problem
 SIZES = [
@@ -187,8 +190,8 @@ def separately(net, x, groups=1):
     """The same layers one by one, so that batch norm reads its input."""
     norm = net[1]
     running = [mg.tensor(t.numpy().copy(), device="emulated") for t in (norm.running_mean, norm.running_var)]
-    settings = {"momentum": norm.momentum, "epsilon": norm.epsilon, "slope": 0.2, "groups": groups}
-    return F.batch_norm(net[0](x), norm.gamma, norm.beta, *running, **settings), running
+    settings = {"momentum": norm.momentum, "epsilon": norm.epsilon, "groups": groups}
+    return placed_batch_norm(Place(0.2), net[0](x), norm.gamma, norm.beta, *running, **settings), running
 
 
 def check_equal(net, x, y, other, running):
@@ -333,7 +336,7 @@ def test_what_is_not_the_tensor_as_it_was_computed():
 
     def made(groups=1):
         moments = Moments(groups)
-        return moments, F.conv2d(x, weight, moments=moments)
+        return moments, placed_conv2d(Place(moments=moments), x, weight, None)
 
     moments, y = made()
     known = moments.take(y, 1)
@@ -348,7 +351,7 @@ def test_what_is_not_the_tensor_as_it_was_computed():
     y.mark_changed()
     assert moments.take(y, 1) is None
     gamma, beta = batch((8,)), batch((8,))
-    other = F.batch_norm(y, gamma, beta, moments=moments)
+    other = placed_batch_norm(Place(moments=moments), y, gamma, beta)
     np.testing.assert_array_equal(other.numpy(), np.broadcast_to(beta.numpy(), y.shape))
 
 

@@ -8,14 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from leaf_checks import fenced, narrow, random_half, run, same, wide
+from leaf_checks import assert_within, eps, fenced, narrow, random_half, run, same, wide
+from test_pooling import WINDOWS, reference
 
 from minigan import half
 from minigan.ops import batch_norm as norm
-from minigan.ops import leaky_relu
+from minigan.ops import elu, leaky_relu, max_pool2d, upsample_nearest2d
 from minigan.ops.column_sums import column_sums
 
 precisions = pytest.mark.parametrize("precision", ["bf16", "fp16"])
+UNIT = {"bf16": 2.0**-8, "fp16": 2.0**-11}  # half of the last place of 1, the most that a rounding is off relatively
 
 
 @precisions
@@ -41,6 +43,81 @@ def test_the_slope_of_a_gradient(precision: str, slope: float, count: int) -> No
     y = leaky_relu.scale_negative("emulated", condition, x, slope)
     assert np.isnan(wide(y)[2:4]).all()
     assert np.isfinite(wide(y)[4:]).all()
+
+
+@precisions
+@pytest.mark.parametrize("count", [8, 2056, 2048])
+def test_elu(precision: str, count: int) -> None:
+    """As float32, rounded; so within half a unit of the last place, and what float32 does, of the exact values."""
+    x, gy = random_half((count,), precision, 0), random_half((count,), precision, 1)
+    x[:6] = narrow(np.array([0.0, -0.0, np.inf, -np.inf, 1e-4, -1e-4]), precision)
+    y = run(lambda: elu.elu_forward("emulated", x, 0.7))
+    same([y], [narrow(elu.elu_forward("emulated", wide(x), 0.7), precision)])
+    gx = run(lambda: elu.elu_grad("emulated", y, gy, 0.7))
+    same([gx], [narrow(elu.elu_grad("emulated", wide(y), wide(gy), 0.7), precision)])
+    finite = np.isfinite(wide(x))
+    exact = wide(x).astype(np.float64)[finite]
+    exact = np.where(exact > 0, exact, float(np.float32(0.7)) * np.expm1(exact))
+    smallest = {"bf16": 2.0**-134, "fp16": 2.0**-25}[precision]  # half of what denormal numbers are a multiple of
+    allowed = (UNIT[precision] + 4 * eps("float32")) * np.abs(exact) + smallest
+    assert_within(wide(y)[finite], exact, allowed)
+    assert wide(y)[2] == np.inf
+    assert abs(wide(y)[3] + 0.7) <= UNIT[precision]
+
+
+@precisions
+def test_elu_of_nan(precision: str) -> None:
+    x, one = random_half((16,), precision, 0), random_half((16,), precision, 1)
+    x.view(np.uint16)[3::5] = 0x7FFF  # in either format
+    for result in (elu.elu_forward("emulated", x, 1.0), elu.elu_grad("emulated", x, one, 1.0)):
+        assert np.isnan(wide(result)).nonzero()[0].tolist() == [3, 8, 13]
+    assert np.isnan(wide(elu.elu_grad("emulated", one, x, 1.0))).nonzero()[0].tolist() == [3, 8, 13]
+
+
+@precisions
+def test_a_gradient_in_float32_of_a_result_in_16_bits(precision: str) -> None:
+    """And the other way around: it is computed with the same values, in float32."""
+    y, gy = random_half((3, 8), precision, 0), random_half((3, 8), precision, 1)
+    expected = elu.elu_grad("emulated", wide(y), wide(gy), 1.0)
+    same([elu.elu_grad("emulated", y, wide(gy), 1.0), elu.elu_grad("emulated", wide(y), gy, 1.0)], [expected] * 2)
+
+
+@precisions
+@pytest.mark.parametrize(
+    ("shape", "scale"), [((1, 1, 1, 8), 2), ((2, 3, 5, 24), 2), ((1, 4, 1, 40), 3), ((3, 1, 19, 8), 1)]
+)
+def test_upsampling(shape: tuple[int, ...], scale: int, precision: str) -> None:
+    x = random_half(shape, precision, 0)
+    x.reshape(-1).view(np.uint16)[3] = 0x7FFF  # a NaN stays, and stays where it is
+    y = run(lambda: upsample_nearest2d.upsample("emulated", x, scale))
+    same([y], [x.repeat(scale, 1).repeat(scale, 2)])
+    gy = random_half(y.shape, precision, 1)
+    gx = run(lambda: upsample_nearest2d.sum_blocks("emulated", gy, scale))
+    same([gx], [narrow(upsample_nearest2d.sum_blocks("emulated", wide(gy), scale), precision)])
+    moved = np.empty(x.size + 1, x.dtype)[1:].reshape(shape)  # beside a vector
+    moved[...] = x
+    same([upsample_nearest2d.upsample("emulated", moved, scale)], [y])
+
+
+@precisions
+@pytest.mark.parametrize(
+    ("shape", "windows"), [((*x[:3], c), w) for (x, w), c in zip(WINDOWS, [8, 24, 40, 8, 16, 8, 8], strict=True)]
+)
+def test_pooling(shape: tuple[int, ...], windows: Any, precision: str) -> None:
+    """In 16 bits more numbers are equal: of them the first one wins."""
+    x = random_half(shape, precision, 0)
+    x.reshape(-1).view(np.uint16)[5::97] = 0x7FFF
+    y, index = run(lambda: max_pool2d.max_pool_forward("emulated", x, windows))
+    expected, places = reference(wide(x), windows)
+    np.testing.assert_array_equal(wide(y), expected)
+    same([y[~np.isnan(expected)]], [narrow(expected, precision)[~np.isnan(expected)]])
+    single = ~np.isnan(expected)  # of several NaN the last one wins, as in float32
+    np.testing.assert_array_equal(index[single], places[single])
+    np.testing.assert_array_equal(index, max_pool2d.max_pool_forward("emulated", wide(x), windows)[1])
+    gy = random_half(y.shape, precision, 1)
+    index = fenced(index)
+    gx = run(lambda: max_pool2d.scatter("emulated", gy, index, shape[1:3], windows))
+    same([gx], [narrow(max_pool2d.scatter("emulated", wide(gy), index, shape[1:3], windows), precision)])
 
 
 @precisions

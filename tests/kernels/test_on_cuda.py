@@ -15,7 +15,7 @@ from leaf_checks import assert_within, eps, narrow, random_half, wide
 from test_conv2d_ladder import PASSES, fits, forced, problem, random_inputs
 from test_conv2d_moments import TILES, parts_of_output, suiting
 from test_half_convolutions import HALF_TILES, SHAPES, in_16_bits
-from test_half_networks import images, network
+from test_half_networks import KINDS, images, network
 
 # The stand-in is a part of the benchmarks, which are scripts beside each other, not a package.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
@@ -24,7 +24,7 @@ import stand_in
 
 import minigan as mg
 from minigan import backend, half
-from minigan.ops import conv2d_launch
+from minigan.ops import conv2d_launch, elu, leaky_relu, max_pool2d, upsample_nearest2d
 from minigan.ops.conv2d_ladder import RUNGS
 from minigan.ops.geometry import Geometry
 from minigan.ops.moments import Moments
@@ -83,6 +83,30 @@ def test_on_cuda_convolutions_of_16_bits(name: str, rung: int, tile: int, sizes:
             np.testing.assert_array_equal(here(y), wide(narrow(expected, precision)) if can[2] else expected)
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_on_cuda_layers_between_convolutions(precision: str, sizes: Sizes) -> None:
+    """To the last bit what float32's kernels compute of the same values, rounded."""
+    x, other = random_half((2, 6, 10, 24), precision, 0), random_half((2, 6, 10, 24), precision, 1)
+    windows = (3, 3), (2, 2), (1, 1)
+    pooled, index = max_pool2d.max_pool_forward("cuda", *there(wide(x)), windows)
+    assert here(pooled).shape == (2, 3, 5, 24)
+    np.testing.assert_array_equal(here(max_pool2d.max_pool_forward("cuda", *there(x), windows)[1]), here(index))
+    gy = random_half(index.shape, precision, 2)
+    for leaf, arrays, rest in (
+        (leaky_relu.scale_negative, (x, other), (0.3,)),
+        (elu.elu_forward, (x,), (0.7,)),
+        (elu.elu_grad, (x, other), (0.7,)),
+        (upsample_nearest2d.upsample, (x,), (2,)),
+        (upsample_nearest2d.sum_blocks, (x,), (2,)),
+        (lambda *given: max_pool2d.max_pool_forward(*given)[0], (x,), (windows,)),
+        (max_pool2d.scatter, (gy,), (index, (6, 10), windows)),
+    ):
+        y = leaf("cuda", *there(*arrays), *rest)
+        assert half.is_half(y)
+        expected = here(leaf("cuda", *there(*map(wide, arrays)), *rest))
+        np.testing.assert_array_equal(here(y), wide(narrow(expected, precision)))
+
+
 @pytest.mark.parametrize(("rung", "tile"), TILES)
 @pytest.mark.parametrize("name", ["forward", "input_grad"])
 def test_on_cuda_moments_of_convolutions(name: str, rung: int, tile: int, sizes: Sizes) -> None:
@@ -107,7 +131,7 @@ def test_on_cuda_moments_of_convolutions(name: str, rung: int, tile: int, sizes:
             assert_within(here(squares), exact, 32 * eps("float32") * exact + eps("float64"))
 
 
-@pytest.mark.parametrize("kind", ["discriminator", "generator"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_on_cuda_forward_and_gradients_of_networks(precision: str, training: bool, kind: str, sizes: Sizes) -> None:

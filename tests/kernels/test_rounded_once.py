@@ -8,12 +8,13 @@ import pytest
 from test_conv2d_ladder import EVERY_TILE, PASSES, SIZES, fits, forced, guarded, problem
 
 import minigan as mg
-import minigan.functional as F
 from minigan import backend
 from minigan.ops import conv2d, conv2d_launch
 from minigan.ops import rounded as rounded_module
+from minigan.ops.conv2d import placed_conv2d, placed_conv_transpose2d
 from minigan.ops.conv2d_ladder import RUNGS
 from minigan.ops.geometry import Geometry
+from minigan.ops.place import Place
 from minigan.ops.rounded import Rounded, shared_copies
 from minigan.tensor import GraphError
 
@@ -63,7 +64,7 @@ def random(shape: tuple[int, ...], seed: int, requires_grad: bool = True) -> mg.
 def convolution(g: Geometry, transposed: bool, x: mg.Tensor, w: mg.Tensor, slope: float = 1.0) -> mg.Tensor:
     """What F.conv2d and F.conv_transpose2d make, of a geometry."""
     op = conv2d.Conv2dInputGrad if transposed else conv2d.Conv2d
-    return op(g, slope, shared_copies(x, w))(x, w)
+    return op(g, Place(slope), shared_copies(x, w))(x, w)
 
 
 def shapes(g: Geometry, transposed: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -78,8 +79,8 @@ def test_a_training_step_rounds_each_array_once(precision: str, transposed: bool
     g = problem((2, 7, 8, 16), (24, 3, 3, 16), 1, 1)  # needs no padding
     into, out = shapes(g, transposed)
     x, w, gy = random(into, 0), random(g.w_shape, 1), random(out, 2)
-    layer = F.conv_transpose2d if transposed else F.conv2d
-    y = layer(x, w, None, 1, 1, slope=0.3)
+    layer = placed_conv_transpose2d if transposed else placed_conv2d
+    y = layer(Place(0.3), x, w, None, 1, 1)
     assert sorted(rounded) == rows(x.shape, w.shape)
     y.backward(gy.data)
     assert sorted(rounded) == rows(x.shape, w.shape, y.shape)

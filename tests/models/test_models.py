@@ -2,18 +2,10 @@
 
 import numpy as np
 import pytest
+from common import PARAMETERS
 
 import minigan as mg
 from minigan import models
-
-# systems.md's and the articles' counts of trainable parameters: generator, discriminator.
-PARAMETERS = {
-    "cats": (24_034_819, 17_484_289),
-    "simpsons": (24_034_819, 17_484_289),
-    "anime": (3_614_723, 2_766_529),
-    "maxpool": (4_768_899, 20_887_809),
-    "began": (1_716_611, 11_192_643),
-}
 
 
 @pytest.mark.parametrize("name", PARAMETERS)

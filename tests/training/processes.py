@@ -13,11 +13,12 @@ import numpy as np
 
 from minigan import serialization
 
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 # Tiny networks, as those of the fixture `train_example`. What the example needs is loaded before anything else happens.
 CODE = """
 import dataclasses, json, os, signal, sys, time
 from pathlib import Path
-sys.path.insert(0, {tests!r})
+sys.path.insert(0, {benchmarks!r})
 from example_modules import load_example
 from minigan import serialization
 from minigan.training import loop, run, watch
@@ -47,7 +48,7 @@ def training(
     settings: those that the preset is to have. changes: Python code that runs before it, to make things go wrong.
     launcher: a command that starts it.
     """
-    code = CODE.format(tests=str(Path(__file__).parent), settings=settings, changes=changes)
+    code = CODE.format(benchmarks=str(BENCHMARKS), settings=settings, changes=changes)
     process = subprocess.Popen(
         [*launcher, sys.executable, "-c", code, "--data", "pictures", *arguments],
         stdout=subprocess.PIPE,

@@ -3,9 +3,13 @@
 import dataclasses
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+
 from example_modules import EXAMPLES, load_example
 
 import minigan as mg

@@ -14,7 +14,7 @@ from minigan.kernels.emulator import executor
 from PIL import Image
 
 from minigan import serialization
-from minigan.training import Epochs, load_generator
+from minigan.training import Epochs, command_line, load_generator
 
 Train = Callable[..., None]
 
@@ -159,7 +159,8 @@ def test_a_signal_finishes_the_step_saves_and_sets_the_exit_code(
         (["--steps", "0"], r"--steps: expected a whole number from 1, got '0'"),
         (["--steps", "many"], r"--steps: expected a whole number from 1, got 'many'"),
         (["--batch-size", "-1"], r"--batch-size: expected a whole number from 1, got '-1'"),
-        (["--seed", "x"], r"--seed: expected a whole number from 0, got 'x'"),
+        (["--seed", "x"], r"--seed: expected a whole number from 0, below 2\^63, got 'x'"),
+        (["--seed", str(2**63)], r"--seed: expected a whole number from 0, below 2\^63, got"),
         (
             ["--image-size", "12y"],
             r"--image-size: expected a number such as 64, or HEIGHTxWIDTH such as 64x48, got '12y'",
@@ -171,6 +172,11 @@ def test_a_signal_finishes_the_step_saves_and_sets_the_exit_code(
         (["--batch-size", "99"], r"21 .*99"),
         (["--resume"], r"--resume: there is no run runs/cats-NNNN here"),
         (["--resume", "--out", "nothing"], r"--resume: no run with a checkpoint in nothing"),
+        # Before the images are read, which may take minutes.
+        (["--resume", "--out", "nothing", "--data", "nowhere"], r"--resume: no run with a checkpoint in nothing"),
+        (["--out", "pictures/run"], r"--out: pictures/run lies in --data"),
+        (["--data", "."], r"--out: runs lies in --data \., where samples would be taken for images"),
+        (["--leave-out", "nowhere"], r"nowhere, the list of files to leave out, cannot be read: No such file or dir"),
         (["--out", "pictures"], r"--out: pictures is not empty"),
         (["--out", "pictures/0.png"], r"--out: pictures/0.png is not empty|--out: .*cannot be written"),
         (["--colour"], r"unrecognized arguments: --colour"),
@@ -219,7 +225,35 @@ def test_resume_refuses_another_configuration_and_names_it(train_cats: Train, ca
 def test_resume_says_so_when_there_is_nothing_left_to_do(train_cats: Train, capsys: pytest.CaptureFixture) -> None:
     train_cats("--out", "run", "--quiet")
     train_cats("--out", "run", "--resume")
-    assert "all 7 steps are done" in capsys.readouterr().out
+    assert "all 7 steps are done, 7 in all; --steps N, from 8 on, trains longer" in capsys.readouterr().out
+    train_cats("--out", "run", "--resume", "--steps", "3")
+    assert "all 3 steps are done, 7 in all" in capsys.readouterr().out
+    assert json.loads(Path("run/config.json").read_text())["planned_steps"] == 7
+
+
+def test_a_resumed_run_keeps_and_measures_as_before(
+    train_cats: Train, cats: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import dataclasses
+
+    monkeypatch.setitem(cats.PRESETS, "small", dataclasses.replace(cats.PRESETS["small"], checkpoint_every=1))
+    train_cats("--out", "run", "--quiet", "--steps", "5", "--keep", "6", "--metrics-every", "2")
+    train_cats("--out", "run", "--quiet", "--steps", "6", "--resume")
+    assert [p.stem for p in sorted(Path("run/checkpoints").glob("[0-9]*"))] == [f"{i:06d}" for i in range(1, 7)]
+    assert [line.split(",")[0] for line in Path("run/metrics.csv").read_text().split()] == ["step", "2", "4", "6"]
+    train_cats("--out", "run", "--quiet", "--steps", "7", "--resume", "--keep", "2")
+    assert [p.stem for p in sorted(Path("run/checkpoints").glob("[0-9]*"))] == ["000006", "000007"]
+
+
+def test_resume_refuses_another_number_of_images(
+    train_cats: Train, pictures: Path, capsys: pytest.CaptureFixture
+) -> None:
+    train_cats("--out", "run", "--quiet", "--steps", "2")
+    (pictures / "21.png").write_bytes((pictures / "20.png").read_bytes())
+    with pytest.raises(SystemExit) as end:
+        train_cats("--out", "run", "--quiet", "--resume", "--steps", "3")
+    assert end.value.code == 2
+    assert "there were 21 images, and now there are 22" in capsys.readouterr().err
 
 
 def test_resume_refuses_a_damaged_checkpoint(train_cats: Train, capsys: pytest.CaptureFixture) -> None:
@@ -262,6 +296,8 @@ def test_generating_from_a_finished_run(train_cats: Train, capsys: pytest.Captur
         (["run", "--out", "five.png", "--grid", "8x8"], "expected the name of a new .png file"),
         (["run", "--out", "five.png"], "expected the name of a new .png file"),
         (["run", "--out", "x.png", "--grid", "2x2"], "with room for 64 images"),
+        (["run", "--out", "x.jpg"], "expected a .png for one picture, or a folder, got x.jpg"),
+        (["run/log.csv", "--out", "x.png"], "run/log.csv: expected a run's folder or a checkpoint"),
         (["run", "--out", "x", "--count", "0"], "expected --count from 1"),
     ):
         with pytest.raises(SystemExit) as end:
@@ -321,6 +357,43 @@ def test_the_emulated_device_trains_as_the_cpu_does(train_cats: Train) -> None:
         for out in ("cpu", "emulated")
     ]
     np.testing.assert_allclose(logs[0], logs[1], rtol=1e-4)
+
+
+def test_networks_that_do_not_fit_into_memory_are_the_size_s_fault(
+    train_cats: Train, cats: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def exhausted(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(cats.Cats, "__init__", exhausted)
+    with pytest.raises(SystemExit) as end:
+        train_cats("--out", "run", "--quiet")
+    assert end.value.code == 2
+    assert "--image-size: networks for 16 x 16 pixels do not fit into the memory of device cpu; try a smaller one" in (
+        capsys.readouterr().err
+    )
+
+
+def test_leaving_out_needs_data(cats: ModuleType, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as end:
+        command_line("cats", cats.__doc__, cats.PRESETS, ["--leave-out", "unwanted.txt"])
+    assert end.value.code == 2
+    assert "--leave-out: expected --data with it" in capsys.readouterr().err
+
+
+def test_a_number_of_threads_that_is_none_is_said_in_one_line(
+    train_cats: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    from minigan.__main__ import main
+
+    monkeypatch.setenv("MINIGAN_NUM_THREADS", "many")
+    with pytest.raises(SystemExit) as end:
+        train_cats()
+    assert end.value.code == 2
+    words = "MINIGAN_NUM_THREADS: expected a whole number from 1, got 'many'"
+    assert capsys.readouterr().err == f"dcgan_cats.py: error: {words}\n"
+    main([])
+    assert f"cpu: {words}" in capsys.readouterr().out
 
 
 def test_running_out_of_memory_names_a_batch_size_to_try(

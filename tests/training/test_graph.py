@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from example_modules import EXAMPLES, load_example
+from minigan.kernels.emulator import builder
 
 # The stand-in is a part of the benchmarks, which are scripts beside each other, not a package.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
@@ -43,10 +44,10 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[stand_in.Gpu]:
         yield gpu
 
 
-def make(system: str) -> Any:
+def make(system: str, channels: int = 2) -> Any:
     module = load_example(system)
     settings = dataclasses.replace(
-        module.PRESETS["small"], image_size=(16, 16), base_channels=2, z_size=5, batch_size=3
+        module.PRESETS["small"], image_size=(16, 16), base_channels=channels, z_size=5, batch_size=3
     )
     if hasattr(settings, "halve_every"):
         settings = dataclasses.replace(settings, halve_every=2)
@@ -88,16 +89,27 @@ def trained(gpu: stand_in.Gpu, system: Any, step: Callable[..., Any]) -> list[An
     return seen
 
 
-@pytest.mark.parametrize(("name", "precision"), [*((name, "float32") for name in EXAMPLES), ("cats", "bf16")])
+# How many channels, and a kernel that there is in bf16 alone.
+HALVES = {
+    "cats": (2, "combine_moments"),
+    "maxpool": (8, "scale_negative_16_bits"),
+    "began": (8, "elu_gradient_16_bits"),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"), [*((name, "float32") for name in EXAMPLES), *((name, "bf16") for name in HALVES)]
+)
 def test_replayed_steps_are_pythons_to_the_last_bit(name: str, precision: str, gpu: stand_in.Gpu) -> None:
     mg.set_matmul_precision(precision)
-    system = make(name)
+    channels, kernel = HALVES[name] if precision == "bf16" else (2, "16_bits")
+    system = make(name, channels)
     expected = trained(gpu, system, system.step)
-    system, said = make(name), []
+    system, said = make(name, channels), []
     step = GraphedStep(system, "cuda", said.append)
     found = trained(gpu, system, step)
     assert (said, step.replayed) == ([], True)
-    assert any("combine_moments" in call.name for call in gpu.calls) == (precision == "bf16")
+    assert any(kernel in call.name for call in gpu.calls) == (precision == "bf16")
     for number, (one, two) in enumerate(zip(found, expected, strict=True)):
         assert one == two, f"step {number}"
     losses = [dict(results) for results, *_ in expected]
@@ -293,7 +305,7 @@ def test_cublas_is_called_as_its_header_says(
 ) -> None:
     (tmp_path / "cublas.cpp").write_text(CUBLAS)
     library = tmp_path / "cublas.so"
-    subprocess.run(["g++", "-shared", "-fPIC", "-o", library, tmp_path / "cublas.cpp"], check=True)
+    subprocess.run([builder.compiler(), "-shared", "-fPIC", "-o", library, tmp_path / "cublas.cpp"], check=True)
     monkeypatch.setattr(matmul_cuda, "_library", lambda cuda: FIND_CUBLAS(CudaOf(library)))
     rng = np.random.default_rng(0)
     as_they_lie = itertools.product(("plain", "turned"), repeat=2)  # copies would be made when a graph is launched

@@ -78,13 +78,13 @@ def kill(folder: str, times: int) -> int:
 
 
 def test_signals_and_kills_at_random_moments_change_nothing(train_example: Train) -> None:
-    numbers: list[int] = [signal.SIGTERM] * 20 + [signal.SIGINT] * 5
+    numbers: list[int] = [signal.SIGTERM] * 8 + [signal.SIGINT] * 4
     random.Random(0).shuffle(numbers)
     with ThreadPoolExecutor(2) as pool:  # two processes at a time
         runs = {
-            "a": pool.submit(interrupt, "a", numbers[:12]),
-            "b": pool.submit(interrupt, "b", numbers[12:]),
-            "killed": pool.submit(kill, "killed", 10),
+            "a": pool.submit(interrupt, "a", numbers[:6]),
+            "b": pool.submit(interrupt, "b", numbers[6:]),
+            "killed": pool.submit(kill, "killed", 5),
         }
     steps = 3 + max(run.result() for run in runs.values())
     train_example("cats", "--out", "whole", "--quiet", "--steps", str(steps))

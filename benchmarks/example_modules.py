@@ -1,4 +1,4 @@
-"""The examples as modules."""
+"""The examples as modules, for the benchmarks and the tests."""
 
 import importlib.util
 import sys
@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
-EXAMPLE_FOLDER = Path(__file__).parents[2] / "examples"
+EXAMPLE_FOLDER = Path(__file__).resolve().parents[1] / "examples"
 EXAMPLES = {
     "cats": "dcgan_cats",
     "simpsons": "dcgan_simpsons",
@@ -21,8 +21,8 @@ def load_example(system: str) -> ModuleType:
     """The example of a system, such as examples/dcgan_cats.py for cats."""
     name = EXAMPLES[system]
     spec = importlib.util.spec_from_file_location(name, EXAMPLE_FOLDER / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise FileNotFoundError(f"expected the example {EXAMPLE_FOLDER / name}.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
