@@ -77,6 +77,7 @@ WORK: dict[str, list[Callable[[], None]]] = {
     ],
     "elements_16_bits.cu": [
         lambda: test_half.test_the_slope_of_a_gradient("fp16", 0.2, 8),
+        lambda: test_half.test_elu("bf16", 8),
         lambda: test_half.test_column_sums("bf16", (33, 72)),
         lambda: test_half.test_widening_is_exact("bf16"),
     ],
@@ -106,6 +107,7 @@ WORK: dict[str, list[Callable[[], None]]] = {
     "max_pool.cu": [
         lambda: test_pooling.test_max_pool(SHAPE, WINDOWS, F32, True),
         lambda: test_pooling.test_put_and_take_maxima(SHAPE, WINDOWS, F32),
+        lambda: test_half.test_pooling((*SHAPE[:3], 24), WINDOWS, "bf16"),
     ],
     "random.cu": [
         lambda: test_random.test_published_vectors(),
@@ -118,7 +120,10 @@ WORK: dict[str, list[Callable[[], None]]] = {
         lambda: test_sums.test_column_sums((64, 512), F32),
         lambda: test_sums.test_nan_stays_in_its_column(),
     ],
-    "upsample.cu": [lambda: test_pooling.test_upsample_and_sum_blocks((2, 2, 3, 19), 4, F32)],
+    "upsample.cu": [
+        lambda: test_pooling.test_upsample_and_sum_blocks((2, 2, 3, 19), 4, F32),
+        lambda: test_half.test_upsampling((2, 3, 5, 24), 2, "fp16"),
+    ],
 }
 
 
