@@ -208,12 +208,15 @@ def nearest(exact: Fraction, dtype: str) -> float:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_fma_rounds_once(dtype: str) -> None:
-    a, b = random_floats(dtype, 0), random_floats(dtype, 1)
-    for c in (random_floats(dtype, 2), -(a * b), (a * b) * np.dtype(dtype).type(2.0**20)):
-        expected = [
-            nearest(Fraction(float(x)) * Fraction(float(y)) + Fraction(float(z)), dtype)
-            for x, y, z in zip(a, b, c, strict=True)
-        ]
+    """The last products lie half way between two numbers, and what decides is beyond all bits of a double."""
+    real, half = np.dtype(dtype).type, {"float32": (12, 12), "float64": (26, 27)}[dtype]
+    first, second = (np.full(4, 1 + 2.0**-bits, dtype) for bits in half)
+    a, b = (np.append(random_floats(dtype, seed), ties) for seed, ties in ((0, first), (1, second)))
+    tiny = np.array([2.0**-110, -(2.0**-110), 0, 2.0**-90], dtype)
+    for c in (random_floats(dtype, 2), (a * b)[:-4] * real(-1), (a * b)[:-4] * real(2.0**20)):
+        c = np.append(c, tiny)
+        sums = [Fraction(float(x)) * Fraction(float(y)) + Fraction(float(z)) for x, y, z in zip(a, b, c, strict=True)]
+        expected = [nearest(exact, dtype) for exact in sums]
         np.testing.assert_array_equal(rounding.fma(a, b, c), np.array(expected, dtype))
 
 
