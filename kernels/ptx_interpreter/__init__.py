@@ -5,6 +5,7 @@ is executed, with what the compiler made of everything around it: operand order,
 descriptors. It was written from NVIDIA's manual ("PTX ISA"), as a second, independent reading. Read it in this order:
 
     text.py          PTX text -> parameters, registers, shared arrays, instructions
+    lanes.py         which threads execute an instruction together
     block.py         registers, NumPy arrays with an element a thread; in which order the threads of a block execute
     scalar.py        what each thread does for itself: arithmetic, loads, stores
     rounding.py      PTX's roundings on NumPy arrays, to the last bit

@@ -6,15 +6,12 @@ thread go on before. Until then nobody may read what they write, or change what 
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .memory import NOBODY, check_alignment
+from .lanes import WARPGROUP, Lanes
+from .memory import NOBODY, GlobalMemory, SharedMemory, check_alignment
 from .text import PtxError, Register
-
-if TYPE_CHECKING:
-    from .block import Block, Lanes
 
 Array = np.ndarray
 
@@ -40,23 +37,23 @@ class Copy:
 class Copies:
     """cp.async: copies of a thread are committed in groups, and waited for by groups, the oldest first."""
 
-    def __init__(self, block: "Block") -> None:
-        self.block = block
+    def __init__(self, threads: int, memory: GlobalMemory, shared: SharedMemory) -> None:
+        self.memory, self.shared = memory, shared
         self.under_way: list[Copy] = []
-        self.committed = np.zeros(block.count, np.int64)  # groups of each thread
+        self.committed = np.zeros(threads, np.int64)  # groups of each thread
 
-    def begin(self, lanes: "Lanes", to: Array, source: Array, size: int, valid: Array, what: str) -> None:
+    def begin(self, lanes: Lanes, to: Array, source: Array, size: int, valid: Array, what: str) -> None:
         check_alignment(source, size, what)
         if valid.any():
-            self.block.memory.read(source[valid], size, what)  # may it be read?
-        self.block.shared.expect(lanes.numbers, to, size, size, what, bulk=False)
+            self.memory.read(source[valid], size, what)  # may it be read?
+        self.shared.expect(lanes.numbers, to, size, size, what, bulk=False)
         groups = self.committed[lanes.numbers]
         self.under_way.append(Copy(lanes.numbers, to, source, size, valid, groups, what))
 
-    def commit(self, lanes: "Lanes") -> None:
+    def commit(self, lanes: Lanes) -> None:
         self.committed[lanes.numbers] += 1
 
-    def wait(self, lanes: "Lanes", pending: int | None) -> None:
+    def wait(self, lanes: Lanes, pending: int | None) -> None:
         """Until at most so many groups, the newest ones, may be under way; None: and what is not committed is not."""
         done = self.committed + 1 if pending is None else self.committed - pending  # numbers of groups below this land
         rest = []
@@ -71,8 +68,8 @@ class Copies:
     def _land(self, copy: Copy) -> None:
         data = np.zeros((len(copy.threads), copy.size), np.uint8)
         if copy.valid.any():
-            data[copy.valid] = self.block.memory.read(copy.source[copy.valid], copy.size, copy.what)
-        self.block.shared.land(copy.threads, copy.to, data, copy.what)
+            data[copy.valid] = self.memory.read(copy.source[copy.valid], copy.size, copy.what)
+        self.shared.land(copy.threads, copy.to, data, copy.what)
 
     def check_all_landed(self) -> None:
         if self.under_way:
@@ -91,8 +88,9 @@ class Mbarrier:
 
 
 class Mbarriers:
-    def __init__(self, block: "Block") -> None:
-        self.block = block
+    def __init__(self, memory: GlobalMemory, shared: SharedMemory, blocked: Array) -> None:
+        """blocked: which threads of the block wait; those whose phase ends no longer do."""
+        self.memory, self.shared, self.blocked = memory, shared, blocked
         self.known: dict[int, Mbarrier] = {}  # by address
         self.tried: dict[int, int] = {}  # by thread: the address of the mbarrier that it has not waited for
         self.awaited: dict[int, int] = {}  # or does wait for
@@ -101,12 +99,12 @@ class Mbarriers:
         if address in self.known:
             raise PtxError(f"{what}: this mbarrier is in use")
         zeros = np.zeros((1, 8), np.uint8)
-        self.block.shared.write(np.array([thread]), np.array([address], np.uint32), zeros, what)
+        self.shared.write(np.array([thread]), np.array([address], np.uint32), zeros, what)
         self.known[address] = Mbarrier(count, count)
 
     def _find(self, threads: Array, address: int, what: str) -> Mbarrier:
         """The mbarrier that these threads name."""
-        self.block.shared.read(threads, np.full(len(threads), address, np.uint32), 8, what)  # no race with its init
+        self.shared.read(threads, np.full(len(threads), address, np.uint32), 8, what)  # no race with its init
         if address not in self.known:
             raise PtxError(f"{what}: there is no mbarrier at {address:#x}")
         return self.known[address]
@@ -123,7 +121,7 @@ class Mbarriers:
         if not barrier.pending and not barrier.bytes_due:
             barrier.phase += 1
             barrier.pending = barrier.count
-            self.block.blocked[list(self.awaited)] = False
+            self.blocked[list(self.awaited)] = False
             self.awaited.clear()
             self.tried.clear()
 
@@ -140,7 +138,7 @@ class Mbarriers:
 
     def copy(self, thread: int, to: int, source: int, size: int, address: int, what: str) -> None:
         """cp.async.bulk: one thread lets the TMA unit copy, which counts the bytes at the mbarrier."""
-        shared, one = self.block.shared, np.array([thread])
+        shared, one = self.shared, np.array([thread])
         barrier = self._find(one, address, what)
         if (shared.unfenced[address - shared.begin : address - shared.begin + 8] != NOBODY).any():
             raise PtxError(f"{what}: no fence.proxy.async behind the mbarrier's init")
@@ -152,7 +150,7 @@ class Mbarriers:
         barrier.copies.append((to, source, size, what))
 
     def _global_bytes(self, source: int, size: int, what: str) -> Array:
-        return self.block.memory.read(source + np.arange(0, size, 16, dtype=np.uint64), 16, what).reshape(-1)
+        return self.memory.read(source + np.arange(0, size, 16, dtype=np.uint64), 16, what).reshape(-1)
 
     def land_awaited(self) -> bool:
         """The copies that end a phase that a thread waits for; False if there are none."""
@@ -162,7 +160,7 @@ class Mbarriers:
             if barrier.pending or not barrier.copies:
                 continue
             for to, source, size, what in barrier.copies:
-                self.block.shared.land_bulk(to, self._global_bytes(source, size, what))
+                self.shared.land_bulk(to, self._global_bytes(source, size, what))
                 barrier.bytes_due -= size
             barrier.copies.clear()
             if barrier.bytes_due:
@@ -193,23 +191,21 @@ class Product:
 class Products:
     """wgmma: like cp.async, in groups; here of a warpgroup. Its accumulators are undefined until the wait."""
 
-    def __init__(self, block: "Block") -> None:
-        warpgroups = -(-block.count // 128)
-        self.block = block
-        self.in_use = any("wgmma.mma_async" in step.place for step in block.steps)
+    def __init__(self, threads: int, values: list[Array], undefined: list[Array | None], in_use: bool) -> None:
+        """values, undefined: the block's registers. in_use: whether the kernel has such products at all."""
+        warpgroups = -(-threads // WARPGROUP)
+        self.threads, self.values, self.undefined, self.in_use = threads, values, undefined, in_use
         self.under_way: list[list[Product]] = [[] for _ in range(warpgroups)]
         self.committed = [0] * warpgroups
         self.time = 1  # counts fences and products
         self.fenced = [0] * warpgroups  # when
-        self.last_write = (
-            np.zeros((len(block.kernel.registers), warpgroups), np.int64) if self.in_use else np.empty((0, 0))
-        )
+        self.last_write = np.zeros((len(values) if in_use else 0, warpgroups), np.int64)
 
-    def written(self, register: int, lanes: "Lanes") -> None:
+    def written(self, register: int, lanes: Lanes) -> None:
         self.last_write[register, lanes.warpgroups] = self.time
 
     def why_undefined(self, register: Register, thread: int) -> str:
-        products = self.under_way[thread // 128]
+        products = self.under_way[thread // WARPGROUP]
         if any(register in product.sums for product in products):
             return "a wgmma may not have written yet: no wait for its group"
         return "it has never written"
@@ -236,15 +232,15 @@ class Products:
         if late.any():
             name = (*sums, *a_registers)[int(np.flatnonzero(late)[0])].name
             raise PtxError(f"{what}: {name} was written behind the last wgmma.fence")
-        lanes = slice(128 * warpgroup, 128 * warpgroup + 128)
+        lanes = slice(WARPGROUP * warpgroup, WARPGROUP * (warpgroup + 1))
         busy = {register for product in self.under_way[warpgroup] for register in product.sums}
         for register in sums:
-            undefined = self.block.undefined[register.number]
+            undefined = self.undefined[register.number]
             if register not in busy and undefined is not None and undefined[lanes].any():
                 raise PtxError(f"{what}: the accumulator {register.name} has no value")
-            undefined = np.zeros(self.block.count, bool) if undefined is None else undefined.copy()
+            undefined = np.zeros(self.threads, bool) if undefined is None else undefined.copy()
             undefined[lanes] = True
-            self.block.undefined[register.number] = undefined
+            self.undefined[register.number] = undefined
         self.time += 1
         self.under_way[warpgroup].append(
             Product(sums, a_registers, operands, operands(), self.committed[warpgroup], self.time, what)
@@ -266,21 +262,20 @@ class Products:
                 raise PtxError(f"{product.what}: operand {name} was overwritten before the wait for this product")
         a, b = product.at_issue
         added = a.astype(np.float64) @ b.astype(np.float64)
-        first = 128 * warpgroup
-        lane = np.arange(128)
+        part = slice(WARPGROUP * warpgroup, WARPGROUP * (warpgroup + 1))
+        lane = np.arange(WARPGROUP)
         for index, register in enumerate(product.sums):
             # "Matrix fragments for wgmma.mma_async", accumulator D: 8 columns in each 4 registers
             row = lane // 32 * 16 + lane % 32 // 4 + index // 2 % 2 * 8
             column = index // 4 * 8 + lane % 4 * 2 + index % 2
-            values = self.block.values[register.number].copy()
-            part = slice(first, first + 128)
+            values = self.values[register.number].copy()
             values[part] = (values[part].astype(np.float64) + added[row, column]).astype(np.float32)
-            self.block.values[register.number] = values
-            undefined = self.block.undefined[register.number]
+            self.values[register.number] = values
+            undefined = self.undefined[register.number]
             if register not in busy and undefined is not None:
                 undefined = undefined.copy()
                 undefined[part] = False
-                self.block.undefined[register.number] = undefined if undefined.any() else None
+                self.undefined[register.number] = undefined if undefined.any() else None
 
     def check_all_landed(self) -> None:
         for products in self.under_way:

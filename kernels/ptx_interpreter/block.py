@@ -7,31 +7,15 @@ parted at a branch so meet again behind it. Who needs others (a barrier, an inst
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
+from .asynchronous import Copies, Mbarriers, Products
+from .lanes import Lanes
 from .memory import GlobalMemory, SharedMemory
 from .text import Kernel, Name, Number, Operand, PtxError, Register
 
 Array = np.ndarray
-WARP, WARPGROUP = 32, 128
-
-
-class Lanes:
-    """Threads of a block that execute an instruction together."""
-
-    def __init__(self, mask: Array) -> None:
-        self.mask = mask
-        self.numbers = np.flatnonzero(mask)
-        self.all = len(self.numbers) == len(mask)
-
-    @cached_property
-    def warpgroups(self) -> Array:
-        return np.unique(self.numbers // WARPGROUP)
-
-    def where(self, condition: Array) -> "Lanes":
-        return Lanes(self.mask & condition)
 
 
 @dataclass(frozen=True)
@@ -61,8 +45,6 @@ class Block:
         sizes: Mapping[str, Sequence[int]],
     ) -> None:
         """sizes: "ntid", "nctaid" and "ctaid"."""
-        from .asynchronous import Copies, Mbarriers, Products
-
         self.kernel, self.steps, self.parameters, self.memory = kernel, steps, parameters, memory
         self.shared = SharedMemory(1024, kernel.dynamic_begin + dynamic_bytes)
         x, y, z = sizes["ntid"]
@@ -78,7 +60,14 @@ class Block:
         self.values = [np.zeros(self.count, register.dtype) for register in kernel.registers]
         # Of each register, the threads that have not written it, or whose wgmma may still do; None: there are none.
         self.undefined: list[Array | None] = [np.ones(self.count, bool) for _ in kernel.registers]
-        self.copies, self.mbarriers, self.products = Copies(self), Mbarriers(self), Products(self)
+        self.counters = np.zeros(self.count, np.int64)
+        self.ended = np.zeros(self.count, bool)
+        self.blocked = np.zeros(self.count, bool)  # until something happens
+        self.barred = np.zeros(self.count, bool)  # at a barrier
+        self.copies = Copies(self.count, memory, self.shared)
+        self.mbarriers = Mbarriers(memory, self.shared, self.blocked)
+        in_use = any("wgmma.mma_async" in step.place for step in steps)
+        self.products = Products(self.count, self.values, self.undefined, in_use)
 
     # ---- registers ----
 
@@ -113,11 +102,6 @@ class Block:
 
     def run(self) -> None:
         """To the end of all threads."""
-        count = self.count
-        self.counters = np.zeros(count, np.int64)
-        self.ended = np.zeros(count, bool)
-        self.blocked = np.zeros(count, bool)  # until something happens
-        self.barred = np.zeros(count, bool)  # at a barrier
         while not self.ended.all():
             ready = ~(self.ended | self.blocked | self.barred)
             if not ready.any():
@@ -204,7 +188,7 @@ class Block:
             if self.count % step.size:
                 raise PtxError(f"{step.place}: a block of {self.count} threads has an incomplete group of {step.size}")
             complete = np.repeat(there.reshape(-1, step.size).all(axis=1), step.size)
-            self.blocked = (self.blocked | there) & ~complete
+            self.blocked[:] = (self.blocked | there) & ~complete
             if complete.any():
                 step.execute(self, Lanes(complete))
                 self.counters[complete] += 1

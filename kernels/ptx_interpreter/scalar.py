@@ -8,7 +8,8 @@ from collections.abc import Callable
 import numpy as np
 
 from . import rounding
-from .block import Block, Lanes, Reader, reader, writer
+from .block import Block, Reader, reader, writer
+from .lanes import Lanes
 from .text import TYPES, Address, Instruction, Kernel, Operand, PtxError, Register, Vector
 
 Array = np.ndarray

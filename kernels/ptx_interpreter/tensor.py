@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .block import WARP, WARPGROUP, Block, Lanes, reader, writer
+from .block import Block, reader, writer
+from .lanes import WARP, WARPGROUP, Lanes
 from .rounding import widen
 from .scalar import Execute, address_reader, of_lanes, unknown
 from .text import TYPES, Instruction, Kernel, Number, Operand, PtxError, Register, Vector
