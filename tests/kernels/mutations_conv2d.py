@@ -946,7 +946,8 @@ def check(files: set[str]) -> None:
                     check_one(what, g, rung, tile)
             if GEOMETRY in files and name != "weight_grad":
                 for g in ladder.SIZES[2:4]:
-                    ladder.check_elu(name, g, rung, tile, 1)
+                    if ladder.fits(name, g, rung, tile):
+                        ladder.check_elu(name, g, rung, tile, 1)
         if rung > 2 and files & {SLICES, LAST, PASSES, PASSES_16}:
             check_slices(rung, tile)
         if (rung, tile) in ladder.SUMMING and files & {SLICES, PASSES, LINES}:
