@@ -112,13 +112,13 @@ class Gpu:
     def launch(self, source: Any, variant: Any, kernel: str, grid: Any, block: Any, values: Any, shared: int) -> None:
         """As kernel_launch._launch_cuda; what is read and written stands in the kernel's signature."""
         pairs = list(zip(source.kernel(kernel).parameters, values, strict=True))
-        addresses = [np.array(v.data.ptr, np.uint64) if isinstance(v, ndarray) else v for v in values]
+        arrays = [v.host if isinstance(v, ndarray) else None if p.pointer else v for p, v in pairs]
         read = [v for p, v in pairs if p.pointer and p.const]
         written = [v for p, v in pairs if p.pointer and not p.const]
         name = f"{source.path.name}: {kernel}"
 
         def work() -> None:
-            emulator.launch(source, variant, kernel, grid, block, addresses, shared)
+            emulator.launch(source, variant, kernel, grid, block, arrays, shared)
 
         if kernel == "adam":  # its arrays stand in a table
             itemsize = 8 if dict(variant.macros)["REAL"] == "double" else 4

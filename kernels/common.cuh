@@ -9,6 +9,8 @@
 //       variants: {"BM": [64, 128], "REAL": ["float"]}           the product; or a list of such objects
 //       requires: sm_80                                          the oldest architecture; "sm_90a": this one only.
 //                                                                in one object of `variants`, "requires": for it alone
+//       option: ELU=1                                            a macro that any variant may have besides; --check
+//                                                                compiles the last variant with it, to be quick
 //       64-bit indices: name, ...                                kernels that may get more than 2^31 - 1 elements
 //       spills: name on sm_75: the reason                        registers that may go to memory, and why
 //       dynamic shared: name: STAGES * BM * 4                    bytes of DYN_SHARED that launches of a kernel ask for

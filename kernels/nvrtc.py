@@ -7,7 +7,8 @@ extra [ctk] installs), or of a CUDA toolkit.
 import ctypes
 import importlib
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import NamedTuple
 
@@ -74,6 +75,19 @@ class Compiled(NamedTuple):
 
 def compile_source(text: str, name: str, options: Sequence[str]) -> Compiled:
     """Compiles to machine code. Raises NvrtcError with the errors."""
+    with _compiled(text, name, options) as (log, program):
+        return Compiled(log, _text("PTX", program), _read("CUBIN", program))
+
+
+def compile_ptx(text: str, name: str, options: Sequence[str]) -> str:
+    """Compiles to PTX only, for an -arch=compute_NN. Raises NvrtcError with the errors."""
+    with _compiled(text, name, options) as (_, program):
+        return _text("PTX", program)
+
+
+@contextmanager
+def _compiled(text: str, name: str, options: Sequence[str]) -> Iterator[tuple[str, ctypes.c_void_p]]:
+    """(what the compiler said, the compiled program)"""
     library = _library()
     program = ctypes.c_void_p()
     status = library.nvrtcCreateProgram(ctypes.byref(program), text.encode(), name.encode(), 0, None, None)
@@ -84,6 +98,6 @@ def compile_source(text: str, name: str, options: Sequence[str]) -> Compiled:
         log = _text("ProgramLog", program)
         if status != 0:
             raise NvrtcError(f"{library.nvrtcGetErrorString(status).decode()}\n{log.strip()}")
-        return Compiled(log, _text("PTX", program), _read("CUBIN", program))
+        yield log, program
     finally:
         library.nvrtcDestroyProgram(ctypes.byref(program))

@@ -9,7 +9,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,9 @@ class Variant:
         """The compiler's options besides the architecture: for a launch on a GPU, and for `--check`."""
         return ("-std=c++17", "-lineinfo", *(f"-D{name}={value}" for name, value in self.macros))
 
+    def with_macro(self, macro: tuple[str, str]) -> "Variant":
+        return replace(self, macros=tuple(sorted((*self.macros, macro))))
+
     def __str__(self) -> str:
         return " ".join(f"{name}={value}" for name, value in self.macros) or "-"
 
@@ -117,6 +120,7 @@ class Source:
         self.text = "\n".join(self._inline(path)) + "\n"
         head = _head_lines(path)
         self.variants = _parse_variants(head, self.label)
+        self.options = _parse_options(head, self.label)
         self.wide_kernels = _parse_names(head, "64-bit indices")
         self.spills = _parse_spills(head, self.label)
         self.dynamic_shared = _parse_dynamic_shared(head, self.label)
@@ -200,18 +204,25 @@ class Source:
             raise KernelError(f"{self.label} has no kernel {name!r}; it has {', '.join(self.kernels)}")
         return self.kernels[name]
 
+    @property
+    def checked(self) -> tuple[Variant, ...]:
+        """What `--check` compiles: all variants; with an option only the last, as its registers are scarcest."""
+        return (*self.variants, *(self.variants[-1].with_macro(option) for option in self.options))
+
     def variant(self, macros: Macros | None) -> Variant:
-        """The declared variant with exactly these macros."""
+        """The declared variant with exactly these macros, one option among them perhaps."""
         try:
             given = tuple(sorted((name, _macro_value(name, value)) for name, value in (macros or {}).items()))
         except TypeError as error:
             raise TypeError(f"{self.label}: {error}") from error
-        for variant in self.variants:
+        optional = (variant.with_macro(option) for option in self.options for variant in self.variants)
+        for variant in (*self.variants, *optional):
             if variant.macros == given:
                 return variant
         raise ValueError(
             f"{self.label}: macros {dict(given)} are no variant of this source. "
-            f"Declared in its head comment: {'; '.join(str(v) for v in self.variants)}. "
+            f"Declared in its head comment: {'; '.join(str(v) for v in self.variants)}"
+            f"{''.join(f', each perhaps with {name}={value}' for name, value in self.options)}. "
             "Use one of these, or add it there, so that `python -m minigan.kernels --check` compiles it too"
         )
 
@@ -319,6 +330,16 @@ def _parse_variants(head: list[str], label: str) -> tuple[Variant, ...]:
             macros = ((name, _macro_value(name, value)) for name, value in zip(choices, values, strict=True))
             variants.append(Variant(tuple(sorted(macros)), needed))
     return tuple(variants)
+
+
+def _parse_options(head: list[str], label: str) -> tuple[tuple[str, str], ...]:
+    options = []
+    for _, text in _entries(head, "option"):
+        match = re.fullmatch(r"(\w+)=(\w+)", text)
+        if match is None:
+            raise KernelError(f"{label}: expected `// option: NAME=VALUE`, one macro, got {text!r}")
+        options.append((match[1], match[2]))
+    return tuple(options)
 
 
 def _parse_names(head: list[str], key: str) -> tuple[str, ...]:

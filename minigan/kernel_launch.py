@@ -170,7 +170,7 @@ def _check_array(value: Any, kind: str, parameter: Parameter, index: int | None,
         raise TypeError(f"{what}: arrays of C type {kind!r} cannot be passed; use one of {', '.join(SCALARS)}")
     dtype, lanes = element
     if value is None:
-        return np.zeros((), np.uint64)
+        return None if index is None else np.zeros((), np.uint64)
     if index is None:
         if not isinstance(value, np.ndarray):
             raise TypeError(f"{what}: expected a NumPy array on 'emulated', got {_describe(value)}")
@@ -202,7 +202,7 @@ def _check_array(value: Any, kind: str, parameter: Parameter, index: int | None,
             f"{what}: expected {alignment}-byte aligned memory and a multiple of {lanes} elements, "
             f"got address {address:#x} and {value.size} elements"
         )
-    return np.array(address, np.uint64) if index is None else value
+    return value
 
 
 def _scalar(value: Any, kind: str, source: Source, variant: Variant, what: str) -> np.ndarray:
@@ -309,6 +309,8 @@ def _cuda_function(source: Source, variant: Variant, kernel: str, index: int) ->
 
 def compile_all(index: int = 0) -> int:
     """Compiles all kernels, in all variants that cuda:index can run, into CuPy's cache; says how many.
+
+    With an option (common.cuh) they are compiled when a network asks for them.
 
     In parallel: the compiler is thread-safe, and Python's lock is free while it works.
     """

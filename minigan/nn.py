@@ -373,6 +373,9 @@ def _planned(layers: list[Any]) -> list[Callable[[Tensor], Tensor]]:
         if kind in (LeakyReLU, ReLU) and type(before) in _PLACED:
             place = replace(place, slope=layer.slope)
             continue
+        if kind is ELU and type(before) in _PLACED[:2]:
+            place = replace(place, slope=layer.alpha, elu=True)
+            continue
         asks = kind is BatchNorm2d and layer.training
         place = replace(place, moments=Moments(_groups.get())) if asks else place
         plan.append(partial(layer.forward, place=place) if kind in _PLACED else layer)

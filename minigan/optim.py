@@ -91,11 +91,9 @@ class Adam:
         beta2: float = 0.999,
         epsilon: float = 1e-8,
     ) -> None:
-        if hasattr(parameters, "parameters"):
-            raise TypeError(f"Adam: expected parameters, got a {type(parameters).__name__}: pass its .parameters()")
-        self.parameters = list(parameters)
+        self.parameters = [] if hasattr(parameters, "parameters") else list(parameters)  # a module is no list of them
         if isinstance(parameters, Tensor) or not self.parameters:
-            raise ValueError("Adam: expected at least one parameter, in a list")
+            raise ValueError(f"Adam: expected parameters, at least one, got {type(parameters)}: pass net.parameters()")
         if not all(isinstance(p, Tensor) and p.op is None for p in self.parameters):
             raise ValueError("Adam: expected parameters that are tensors, and made by no operation")
         if len({id(p) for p in self.parameters}) < len(self.parameters):

@@ -15,8 +15,9 @@
 //
 // variants: [{"BM": 64, "BN": 64, "BK": 16, "TM": 4, "TN": 4, "VECTOR_A": [4, 1], "VECTOR_B": 1},
 //            {"BM": 64, "BN": 64, "BK": 16, "TM": 4, "TN": 4, "VECTOR_A": 4, "VECTOR_B": 4},
-//            {"BM": 128, "BN": 128, "BK": 8, "TM": 8, "TN": 8, "VECTOR_A": 4, "VECTOR_B": 4},
-//            {"BM": 128, "BN": 16, "BK": 16, "TM": 4, "TN": 4, "VECTOR_A": [4, 1], "VECTOR_B": 1}]
+//            {"BM": 128, "BN": 16, "BK": 16, "TM": 4, "TN": 4, "VECTOR_A": [4, 1], "VECTOR_B": 1},
+//            {"BM": 128, "BN": 128, "BK": 8, "TM": 8, "TN": 8, "VECTOR_A": 4, "VECTOR_B": 4}]
+// option: ELU=1
 #include "common.cuh"
 #include "geometry.cuh"
 #include "tile.cuh"

@@ -15,6 +15,7 @@
 // variants: [{"BM": 64, "BN": 64, "BK": 16, "STAGES": 3, "VECTOR_A": [4, 1], "VECTOR_B": 1},
 //            {"BM": 64, "BN": 64, "BK": 16, "STAGES": 3, "VECTOR_A": 4, "VECTOR_B": 4},
 //            {"BM": 128, "BN": 128, "BK": 16, "STAGES": 3, "VECTOR_A": 4, "VECTOR_B": 4}]
+// option: ELU=1
 // dynamic shared: conv2d_forward: STAGES * (BM * (BK + 4) + BN * (BK + 4)) * 4
 // dynamic shared: conv2d_input_grad: STAGES * (BM * (BK + 4) + BK * (BN + 8)) * 4
 // dynamic shared: conv2d_weight_grad: STAGES * (BK * (BM + 8) + BK * (BN + 8)) * 4

@@ -17,6 +17,7 @@
 // variants: [{"BM": 64, "BN": 64, "BK": 16, "STAGES": 3, "VECTOR_A": [4, 1], "VECTOR_B": 1},
 //            {"BM": 64, "BN": 64, "BK": 16, "STAGES": 3, "VECTOR_A": 4, "VECTOR_B": 4},
 //            {"BM": 128, "BN": 128, "BK": 16, "STAGES": 4, "VECTOR_A": 4, "VECTOR_B": 4}]
+// option: ELU=1
 // dynamic shared: conv2d_forward: STAGES * (BM * (BK + 4) + BN * (BK + 4)) * 4
 // dynamic shared: conv2d_input_grad: STAGES * (BM * (BK + 4) + BK * (BN + 8)) * 4
 // dynamic shared: conv2d_forward_moments: STAGES * (BM * (BK + 4) + BN * (BK + 4)) * 4
@@ -122,6 +123,7 @@ __device__ __forceinline__ void product(const Pass& whole, const float* a, const
 }
 
 #include "passes.cuh"
+#ifndef ELU
 #include "passes_with_moments.cuh"
 
 // As conv2d_forward.
@@ -137,3 +139,4 @@ conv2d_input_grad_moments(const float* gy, const float* w, const float* bias, fl
                           Conv g, int channels) {
   input_grad_with_moments(gy, w, bias, gx, means, squares, g, channels);
 }
+#endif

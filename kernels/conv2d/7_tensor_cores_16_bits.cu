@@ -17,6 +17,7 @@
 //
 // variants: [{"HALF": ["bf16", "fp16"], "BM": 64, "BN": 64, "BK": 32, "STAGES": 3, "VECTOR_A": [8, 4], "VECTOR_B": [8, 4]},
 //            {"HALF": ["bf16", "fp16"], "BM": 128, "BN": 128, "BK": 32, "STAGES": 4, "VECTOR_A": 8, "VECTOR_B": 8}]
+// option: ELU=1
 // dynamic shared: conv2d_forward: STAGES * (BM * (BK + 8) + BN * (BK + 8)) * 2
 // dynamic shared: conv2d_input_grad: STAGES * (BM * (BK + 8) + BK * (BN + 8)) * 2
 // dynamic shared: conv2d_forward_moments: STAGES * (BM * (BK + 8) + BN * (BK + 8)) * 2
@@ -132,6 +133,7 @@ __device__ __forceinline__ void product(const Pass& whole, const HALF* a, const 
 }
 
 #include "passes_16_bits.cuh"
+#ifndef ELU
 #include "passes_with_moments.cuh"
 
 // As conv2d_forward.
@@ -147,3 +149,4 @@ conv2d_input_grad_moments(const HALF* gy, const HALF* w, const float* bias, floa
                           float* squares, Conv g, int channels) {
   input_grad_with_moments(gy, w, bias, Output{gx, half_gx}, means, squares, g, channels);
 }
+#endif

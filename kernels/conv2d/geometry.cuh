@@ -13,8 +13,10 @@
 #pragma once
 
 #include "common.cuh"
+#include "elu.cuh"
 
-// slope: of the LeakyReLU that the outputs of the forward pass and of the input gradient go through; 1: none.
+// slope: of the LeakyReLU that the outputs of the forward pass and of the input gradient go through; 1: none. In builds
+// with ELU=1 they go through an ELU instead, and slope is its alpha.
 struct Conv {
   int n, h, w, c, k, r, s, p, q, stride_h, stride_w, top, left;
   double slope;
@@ -27,12 +29,18 @@ __device__ __forceinline__ T leaky(T y, double slope) {
   return y > 0 ? y : factor == 0 && y == y ? 0 : factor * y;
 }
 
-// What follows a sum, while it is in a register: the bias, if there is one, and LeakyReLU.
+// What follows a sum, while it is in a register: the bias, if there is one, and the activation. Which one is a macro's
+// choice, as both in one build, chosen at run time, would take all builds a third longer to compile.
 struct Epilogue {
   double slope;
   template <class T>
   __device__ __forceinline__ T finish(T sum, const T* bias, int column) const {
-    return leaky(sum + (bias ? bias[column] : 0), slope);
+    const T value = sum + (bias ? bias[column] : 0);
+#ifdef ELU
+    return elu_of(value, static_cast<T>(slope));
+#else
+    return leaky(value, slope);
+#endif
   }
 };
 

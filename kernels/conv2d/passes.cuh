@@ -27,6 +27,7 @@ conv2d_input_grad(const REAL* gy, const REAL* w, const REAL* bias, REAL* gx, Con
   if (blockIdx.x * BM < pass.rows) product(pass, gy, w, bias, gx);  // the same for all threads of the block
 }
 
+#ifndef ELU  // whose builds have the passes that it follows, no others
 // x (N, H, W, C), gy (N, P, Q, K) -> gw (K, R, S, C).   Grid: tiles of rows, tiles of columns, slices. partial
 // (slices.cuh) is null where there is one slice. summed (line_sums.cuh): the bias's gradient gb comes along, by means of
 // line_sums (slices, tiles, THREADS); else these two are null. counters: for gb one, then those of slices.cuh.
@@ -42,3 +43,4 @@ conv2d_weight_grad(const REAL* x, const REAL* gy, REAL* gw, REAL* gb, REAL* part
                              [&](int row, int column, REAL sum) { gw[row * pass.columns + column] = sum; });
   if (whole && summed != NOTHING) finish_bias(pass, gb, summed == OF_GY ? g.k : g.c, counters);
 }
+#endif

@@ -25,6 +25,7 @@ conv2d_input_grad(const HALF* gy, const HALF* w, const float* bias, float* gx, H
   if (blockIdx.x * BM < pass.rows) product(pass, gy, w, bias, Output{gx, half_gx});  // the same for all threads of the block
 }
 
+#ifndef ELU  // whose builds have the passes that it follows, no others
 // x (N, H, W, C), gy (N, P, Q, K) -> gw (filters, R, S, channels).   gb, partial, line_sums, counters, summed: as in
 // passes.cuh, but partial with one slice, too, if there is padding to leave out. Rungs without line_sums sum nothing.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
@@ -42,3 +43,4 @@ conv2d_weight_grad(const HALF* x, const HALF* gy, float* gw, float* gb, float* p
                              });
   if (whole && summed != NOTHING) finish_bias(pass, gb, summed == OF_GY ? filters : channels, counters);
 }
+#endif

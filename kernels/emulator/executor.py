@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import ptx_interpreter
 from ..source import KernelError, Source, Variant
 from .builder import build, sanitizer_is_loaded
 
@@ -26,22 +27,24 @@ class Options:
     debug: -O0 -g, for gdb.
     asan: AddressSanitizer; the process must run in builder.sanitizer_environment().
     ucontext: portable fibers also where there are fast ones.
+    ptx: 80, or another architecture: what NVRTC makes for it is interpreted (ptx_interpreter), nothing is built.
     """
 
     seed: int = 0
     debug: bool = False
     asan: bool = False
     ucontext: bool = False
+    ptx: int = 0
 
 
 def _from_environment() -> Options:
     values = {}
-    for name in ("seed", "debug", "asan", "ucontext"):
+    for name in ("seed", "debug", "asan", "ucontext", "ptx"):
         text = os.environ.get(f"MINIGAN_EMULATOR_{name.upper()}", "0")
         if not text.isdecimal():
             raise ValueError(f"MINIGAN_EMULATOR_{name.upper()}: expected a number (0: off), got {text!r}")
         values[name] = int(text)
-    return Options(values["seed"], bool(values["debug"]), bool(values["asan"]), bool(values["ucontext"]))
+    return Options(values["seed"], bool(values["debug"]), bool(values["asan"]), bool(values["ucontext"]), values["ptx"])
 
 
 _chosen: Options | None = None  # by options(); else the environment decides
@@ -98,22 +101,33 @@ def _load(source: Source, variant: Variant, chosen: Options) -> ctypes.CDLL:
     return library
 
 
+def _value(argument: np.ndarray | None, pointer: bool) -> np.ndarray:
+    """As C has it: of an array, its address."""
+    if argument is None:
+        return np.zeros((), np.uint64)
+    return np.array(argument.ctypes.data, np.uint64) if pointer else argument
+
+
 def launch(
     source: Source,
     variant: Variant,
     kernel: str,
     grid: Sequence[int],
     block: Sequence[int],
-    arguments: Sequence[np.ndarray],
+    arguments: Sequence[np.ndarray | None],
     shared_bytes: int,
 ) -> None:
-    """Runs a grid to its end. `arguments` are 0-d arrays with the values as C has them; pointers are uint64.
+    """Runs a grid to its end. `arguments` are arrays for pointers (None: null), 0-d arrays with the values of the rest.
 
     Checks nothing: minigan.kernel_launch does. Raises KernelError for what goes wrong in the kernel.
     """
     chosen = _chosen or _from_environment()
+    if chosen.ptx:
+        return ptx_interpreter.launch(source, variant, kernel, grid, block, arguments, shared_bytes, chosen.ptx)
     library = _load(source, variant, chosen)
-    addresses = _array_type(ctypes.c_void_p, max(1, len(arguments)))(*(argument.ctypes.data for argument in arguments))
+    parameters = source.kernel(kernel).parameters
+    values = [_value(a, p.pointer) for p, a in zip(parameters, arguments, strict=True)]
+    addresses = _array_type(ctypes.c_void_p, max(1, len(values)))(*(a.ctypes.data for a in values))
     sizes = _array_type(ctypes.c_uint, 3)(*grid), _array_type(ctypes.c_uint, 3)(*block)
     with _one_launch_at_a_time:
         error = library.minigan_launch(kernel.encode(), *sizes, shared_bytes, addresses, chosen.seed)

@@ -14,6 +14,7 @@ import numpy as np
 from minigan.backend import Array, dispatch
 from minigan.half import is_half
 from minigan.ops import conv2d_cpu, conv2d_cuda, geometry
+from minigan.ops.elu import ELU, ELUGrad
 from minigan.ops.geometry import Geometry, Padding, Pair
 from minigan.ops.leaky_relu import ScaleNegative
 from minigan.ops.place import ALONE, Place
@@ -51,7 +52,7 @@ def _as_kept(x: Tensor) -> Place:
 
 @dataclass
 class _Layer(Op, abstract=True):
-    """What a convolution and a transposed one have in common: a bias, perhaps, and a LeakyReLU."""
+    """What a convolution and a transposed one have in common: a bias, perhaps, and an activation."""
 
     geometry: Geometry
     place: Place = ALONE
@@ -63,11 +64,13 @@ class _Layer(Op, abstract=True):
 
     def compute(self, leaf: Any, x: Array, w: Array, *bias: Array) -> Array:
         place, b = self.place, bias[0] if bias else None
-        y = leaf(self.device, x, w, self.geometry, b, place.slope, self.copies, place.half, place.moments)
-        self.out = None if place.slope == 1 else y  # its signs are those before LeakyReLU
+        y = leaf(self.device, x, w, self.geometry, b, place.slope, self.copies, place.half, place.moments, place.elu)
+        self.out = None if place.slope == 1 and not place.elu else y  # its signs are those before LeakyReLU
         return y
 
-    def before_leaky(self, gy: Tensor) -> Tensor:
+    def before_activation(self, gy: Tensor) -> Tensor:
+        if self.place.elu:
+            return ELUGrad(self.place.slope)(self.output(self.out), gy)
         return gy if self.out is None else ScaleNegative(self.place.slope)(Tensor(self.out, device=self.device), gy)
 
 
@@ -75,14 +78,14 @@ class Conv2d(_Layer):
     """(N, H, W, C), (K, R, S, C) and optionally (K,) -> (N, P, Q, K).
 
     y[n, p, q, k] = b[k] + sum over r, s, c of x[n, p stride - top + r, q stride - left + s, c] w[k, r, s, c].
-    gx = input_grad(gy, w), gw = weight_grad(x, gy), gb = gy summed over n, p, q. place.slope: of a LeakyReLU behind it.
+    gx = input_grad(gy, w), gw = weight_grad(x, gy), gb = gy summed over n, p, q. place: of an activation behind it.
     """
 
     def forward(self, *arrays: Array) -> Array:
         return self.compute(conv_forward, *arrays)
 
     def backward(self, gy: Tensor) -> tuple[Tensor | None, ...]:
-        gy = self.before_leaky(gy)
+        gy = self.before_activation(gy)
         x, w, *_ = self.inputs
         (of_x, of_w), of_gy = self.copies, Rounded()
         return (
@@ -101,13 +104,13 @@ class Conv2d(_Layer):
             if 0 <= i < g.h and 0 <= j < g.w:
                 y[:, p, q] += x[:, i, j] @ w[:, r, s].T
         y += bias[0] if bias else 0
-        return np.where(y > 0, y, place.slope * y)
+        return ELU.reference(y, place.slope) if place.elu else np.where(y > 0, y, place.slope * y)
 
     @staticmethod
     def samples(rng: np.random.Generator) -> Samples:
         for g in _sample_geometries():
             inputs = rng.standard_normal(g.x_shape), rng.standard_normal(g.w_shape), rng.standard_normal(g.k)
-            yield inputs[: 2 + g.n % 2], {"geometry": g, "place": Place(0.3 if g.stride_w == 1 else 1.0)}
+            yield inputs[: 2 + g.n % 2], {"geometry": g, "place": _sample_place(g)}
 
 
 class Conv2dInputGrad(_Layer):
@@ -121,7 +124,7 @@ class Conv2dInputGrad(_Layer):
         return self.compute(conv_input_grad, *arrays)
 
     def backward(self, gx: Tensor) -> tuple[Tensor | None, ...]:
-        gx = self.before_leaky(gx)
+        gx = self.before_activation(gx)
         y, w, *_ = self.inputs
         (of_y, of_w), of_gx = self.copies, Rounded()
         return (
@@ -140,13 +143,13 @@ class Conv2dInputGrad(_Layer):
             if 0 <= i < g.h and 0 <= j < g.w:
                 x[:, i, j] += y[:, p, q] @ w[:, r, s]
         x += bias[0] if bias else 0
-        return np.where(x > 0, x, place.slope * x)
+        return ELU.reference(x, place.slope) if place.elu else np.where(x > 0, x, place.slope * x)
 
     @staticmethod
     def samples(rng: np.random.Generator) -> Samples:
         for g in _sample_geometries():
             inputs = rng.standard_normal(g.y_shape), rng.standard_normal(g.w_shape), rng.standard_normal(g.c)
-            yield inputs[: 2 + g.n % 2], {"geometry": g, "place": Place(0.3 if g.stride_w == 1 else 1.0)}
+            yield inputs[: 2 + g.n % 2], {"geometry": g, "place": _sample_place(g)}
 
 
 @dataclass
@@ -187,6 +190,11 @@ class Conv2dWeightGrad(Op):
     def samples(rng: np.random.Generator) -> Samples:
         for g in _sample_geometries():
             yield (rng.standard_normal(g.x_shape), rng.standard_normal(g.y_shape)), {"geometry": g}
+
+
+def _sample_place(g: Geometry) -> Place:
+    """With a LeakyReLU, an ELU, or nothing behind the layer."""
+    return Place(0.3 if g.stride_w == 1 else 1.0, elu=g.r in (3, 5))
 
 
 def _sample_geometries() -> Iterator[Geometry]:

@@ -23,6 +23,7 @@ from minigan.ops.conv2d_ladder import (
     choose_slices,
     choose_tile,
     counters_of,
+    ends_with_elu,
     padded,
     parts_of,
     shared_bytes,
@@ -39,6 +40,7 @@ from minigan.ops.conv2d_launch import (
     widths,
 )
 from minigan.ops.conv2d_tune import Choice
+from minigan.ops.elu import elu_forward
 from minigan.ops.geometry import Geometry
 from minigan.ops.moments import Moments
 from minigan.ops.rounded import Copies
@@ -57,6 +59,7 @@ def forward(
     copies: Copies = (None, None),
     half: bool = False,
     moments: Moments | None = None,
+    elu: bool = False,
     *,
     precision: str | None = None,
     rung: int | None = None,
@@ -64,16 +67,20 @@ def forward(
 ) -> Array:
     """(N, H, W, C), (K, R, S, C) and optionally (K,) -> (N, P, Q, K).
 
-    slope: of a LeakyReLU that the outputs go through; 1 is none. copies: of x and w in 16 bits, which other passes
-    share. half: the result may have 16 bits, as x may. moments: those of the outputs are left there, if the kernel can.
+    slope: of a LeakyReLU that the outputs go through; 1 is none. elu: it is an ELU, and slope its alpha. copies: of x
+    and w in 16 bits, which other passes share. half: the result may have 16 bits, as x may. moments: those of the
+    outputs are left there, if the kernel can; those that end with ELU cannot.
     precision: how operands may be rounded for tensor cores (set_matmul_precision); None: the one in force. rung, tile:
     force one (RUNGS); else the problem decides, or MINIGAN_AUTOTUNE.
     """
     if _tunes(device, x, g, rung, tile):
-        way = _way("forward", forward, device, g, precision, (x, w, bias, slope), half)
+        way = _way("forward", forward, device, g, precision, (x, w, bias, slope), half, elu)
         rung, tile = way.rung, way.tile
     dtype = real_dtype(x)
     rung = rung_for(g, dtype, device, precision, rung, "forward")
+    if elu and not ends_with_elu(rung):
+        y = forward(device, x, w, g, bias, 1.0, copies, half, precision=precision, rung=rung, tile=tile)
+        return elu_forward(device, y, slope)
     check_array("input", x, g.x_shape, dtype, half=True)
     check_array("weight", w, g.w_shape, dtype)
     if bias is not None:
@@ -103,8 +110,8 @@ def forward(
                 args = [*operands, bias, *_either(y), conv(inner, slope), g.k]
             elif chosen.packed:
                 args[1] = run.packed("forward", chosen, vectors, g, w_tiles, w)
-            kernel, args = _observed(run, "forward", chosen, g, args, y, moments)
-            run(kernel, grid, chosen.threads, args, chosen, vectors, shared)
+            kernel, args = _observed(run, "forward", chosen, g, args, y, None if elu else moments)
+            run(kernel, grid, chosen.threads, args, chosen, vectors, shared, elu)
     return y
 
 
@@ -118,6 +125,7 @@ def input_grad(
     copies: Copies = (None, None),
     half: bool = False,
     moments: Moments | None = None,
+    elu: bool = False,
     *,
     precision: str | None = None,
     rung: int | None = None,
@@ -125,10 +133,13 @@ def input_grad(
 ) -> Array:
     """(N, P, Q, K), (K, R, S, C) and optionally (C,) -> (N, H, W, C): transposed convolution. Else as forward."""
     if _tunes(device, gy, g, rung, tile):
-        way = _way("input_grad", input_grad, device, g, precision, (gy, w, bias, slope), half)
+        way = _way("input_grad", input_grad, device, g, precision, (gy, w, bias, slope), half, elu)
         rung, tile = way.rung, way.tile
     dtype = real_dtype(gy)
     rung = rung_for(g, dtype, device, precision, rung, "input_grad")
+    if elu and not ends_with_elu(rung):
+        gx = input_grad(device, gy, w, g, bias, 1.0, copies, half, precision=precision, rung=rung, tile=tile)
+        return elu_forward(device, gx, slope)
     check_array("output gradient", gy, g.y_shape, dtype, half=True)
     check_array("weight", w, g.w_shape, dtype)
     if bias is not None:
@@ -166,8 +177,8 @@ def input_grad(
                 args = [*operands, bias, *_either(gx), conv(inner, slope), g.c]
             elif chosen.packed:
                 args[1] = run.packed("input_grad", chosen, vectors, g, w_tiles, w)
-            kernel, args = _observed(run, "input_grad", chosen, g, args, gx, moments)
-            run(kernel, grid, chosen.threads, args, chosen, vectors, shared)
+            kernel, args = _observed(run, "input_grad", chosen, g, args, gx, None if elu else moments)
+            run(kernel, grid, chosen.threads, args, chosen, vectors, shared, elu)
     return gx
 
 
@@ -343,6 +354,7 @@ def _way(
     precision: str | None,
     arrays: Any,
     half: bool = False,
+    elu: bool = False,
 ) -> Choice:
     """The fastest of a pass's candidates, which are judged, and timed with all that they round and widen."""
     precision = matmul_precision(device) if precision is None else precision
@@ -358,12 +370,15 @@ def _way(
         more: dict[str, Any] = {} if way.slices is None else {"slices": way.slices}
         if half and arrays is given:  # judged are they in float32
             more["half"] = True
+        if elu:
+            more["elu"] = True
         return run(device, first, second, g, *rest, precision=precision, rung=way.rung, tile=way.tile, **more)
 
     sizes = " ".join(f"{name}{size}" for name, size in asdict(g).items())
     problem = f"{what} {precision} {sizes} vectors {widths[0]} {widths[1]}"
     if any(halves := (is_half(first), is_half(second), half)):
         problem += " 16 bits " + " ".join(str(int(one)) for one in halves)
+    problem += " elu" if elu else ""
     return conv2d_tune.choose(device, problem, ways, compute, given)
 
 

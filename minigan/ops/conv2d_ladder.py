@@ -62,6 +62,8 @@ class Rung:
     transposed: bool = False
     # Whether its weight gradient, which sees an operand as it is, sums it for a bias besides (line_sums.cuh).
     sums: bool = False
+    # Whether its tiles may end with an ELU (geometry.cuh); behind the others it is a launch of its own.
+    elu: bool = False
 
     def supports(self, arch: int) -> bool:
         return self.architecture <= arch <= (self.newest or arch)
@@ -102,7 +104,7 @@ def _half_tile(half: str, bm: int, bn: int, stages: int, threads: int, *vectors:
 def _half_rung(half: str) -> Rung:
     every = ((8, 8), (8, 4), (4, 8), (4, 4))
     tiles = _half_tile(half, 64, 64, 3, 128, *every), _half_tile(half, 128, 128, 4, 128, (8, 8))
-    return Rung("7_tensor_cores_16_bits.cu", tiles, architecture=80, precision=half, sums=True)
+    return Rung("7_tensor_cores_16_bits.cu", tiles, architecture=80, precision=half, sums=True, elu=True)
 
 
 def _warpgroup_rung(half: str) -> Rung:
@@ -134,12 +136,14 @@ RUNGS: dict[int, Rung] = {
             _register_tile(128, 16, 16, 4, 4, (4, 1), (1, 1)),
         ),
         sums=True,
+        elu=True,
     ),
     5: Rung(
         "5_async_copies.cu",
         (_ring_tile(64, 64, 3, 256, *_ALL_VECTORS), _ring_tile(128, 128, 3, 256, (4, 4))),
         architecture=80,
         sums=True,
+        elu=True,
     ),
     6: Rung(
         "6_tensor_cores_tf32.cu",
@@ -150,6 +154,7 @@ RUNGS: dict[int, Rung] = {
         architecture=80,
         precision="tf32",
         sums=True,
+        elu=True,
     ),
     # One source in two number formats.
     7: _half_rung("bf16"),
@@ -176,6 +181,11 @@ FOLDER = "conv2d"
 # three_columns.cu, not a rung: see there. For the same bytes it computes 3 columns, where the ladder's narrowest tile
 # has 16 (rung 4), or 64 (on tensor cores, whose peak rate is not 21 times that of the other units).
 THREE_COLUMNS = 0
+
+
+def ends_with_elu(rung: int) -> bool:
+    """Whether a rung, or three_columns.cu, computes an ELU along."""
+    return rung != THREE_COLUMNS and RUNGS[rung].elu
 
 
 def suits_three_columns(what: str, g: Geometry) -> bool:

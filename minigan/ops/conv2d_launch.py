@@ -116,12 +116,13 @@ class Launcher:
         tile: Tile | None = None,
         vectors: Any = (1, 1),
         shared: int = 0,
+        elu: bool = False,
     ) -> None:
         macros: dict[str, str | int] = {}
         if tile is None or not tile.macros:
             macros["REAL"] = C_TYPES[str(self.dtype)]
         else:
-            macros.update(tile.macros, VECTOR_A=vectors[0], VECTOR_B=vectors[1])
+            macros.update(tile.macros, VECTOR_A=vectors[0], VECTOR_B=vectors[1], **({"ELU": 1} if elu else {}))
         source = f"{FOLDER}/{RUNGS[self.rung].source}"
         launch(source, kernel, grid, block, args, device=self.device, macros=macros, shared_bytes=shared)
 

@@ -47,9 +47,6 @@ class Geometry:
         return self.n, self.p, self.q, self.k
 
 
-LAST = "; the channels must agree, and come last in the input (NHWC, not NCHW)"
-
-
 def pair(what: str, value: int | Sequence[int], minimum: int) -> Pair:
     """An int for both axes, or one for each (height, width)."""
     values = tuple(value) if isinstance(value, Sequence) else (value, value)
@@ -63,7 +60,7 @@ def convolution(
 ) -> Geometry:
     """The convolution of an input (N, H, W, C) with filters (K, R, S, C); P = (H + top + bottom - R) // stride + 1."""
     if len(x_shape) != 4 or len(w_shape) != 4 or x_shape[3] != w_shape[3] or min(w_shape) < 1:
-        raise ValueError(f"{what}: expected (N, H, W, C) and weight (K, R, S, C), got {x_shape} and {w_shape}{LAST}")
+        raise ValueError(f"{what}: expected input NHWC (not NCHW), weight KRSC, of one C, got {x_shape} and {w_shape}")
     (n, h, w, c), (k, r, s, _) = x_shape, w_shape
     strides = pair(f"{what}: stride", stride, 1)
     (top, bottom), (left, right) = _padding(what, padding, (h, w), (r, s), strides)
@@ -89,7 +86,7 @@ def transposed(
     H = (P - 1) stride - top - bottom + R + output_padding; with "same" padding H = P stride.
     """
     if len(y_shape) != 4 or len(w_shape) != 4 or y_shape[3] != w_shape[0] or min(w_shape) < 1:
-        raise ValueError(f"{what}: expected (N, P, Q, K) and weight (K, R, S, C), got {y_shape} and {w_shape}{LAST}")
+        raise ValueError(f"{what}: expected input NPQK (not NKPQ), weight KRSC, of one K, got {y_shape} and {w_shape}")
     (n, p, q, k), (_, r, s, c) = y_shape, w_shape
     strides = pair(f"{what}: stride", stride, 1)
     extra = pair(f"{what}: output_padding", output_padding, 0)

@@ -476,6 +476,30 @@ def test_sequential_computes_batch_norm_and_the_leaky_relu_behind_it_as_one(devi
         assert_close(one, two, rounding(np.float32))
 
 
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
+def test_sequential_computes_a_convolution_and_the_elu_behind_it_as_one(device: str, kind: Any) -> None:
+    """To the last bit layer after layer, to second order, also in front of a batch norm; and one op less is there."""
+    results = []
+    for together in (True, False):
+        random.manual_seed(3)
+        chain = nn.Sequential(
+            kind(4, 5, 3), nn.ELU(0.7), nn.BatchNorm2d(5), kind(5, 6, 3, 2, "same"), nn.ELU(), nn.ELU()
+        )
+        net, x = chain.to(device), random.normal((2, 7, 9, 4), device=device)
+        x.requires_grad = True
+        y = x
+        for layer in [net] if together else net:
+            y = layer(y)
+        assert y.op is not None
+        before = y.op.inputs[0].op
+        gx, *others = mg.grad((y * y).sum(), [x, *net.parameters()], create_graph=True)
+        second = mg.grad((gx * gx).sum(), [x, *(p for name, p in net.named_parameters() if name != "3.bias")])
+        results.append([y, gx, *others, *second, *net.state_dict().values()])
+        assert (type(before).__name__ == "ELU") != together
+    for one, two in zip(*results, strict=True):
+        assert_same(one, two)
+
+
 def test_sequential_leaves_other_layers_alone() -> None:
     """A layer of a user's own class may do something else, and a LeakyReLU in front is not one behind."""
 
@@ -509,7 +533,7 @@ def test_what_a_chain_plans() -> None:
         nn.ConvTranspose2d(8, 8, 3),
         Own(),
         nn.Conv2d(8, 8, 3),
-        nn.ELU(),
+        nn.ELU(0.5),
         nn.Flatten(),
         nn.Linear(8, 8),
         nn.ReLU(),
@@ -521,11 +545,12 @@ def test_what_a_chain_plans() -> None:
         places = [getattr(step, "keywords", {}).get("place") for step in plan]
         assert [p and (p.slope, p.half) for p in places] == [
             (0.3, True), (1.0, True), None, None, None,
-            (1.0, False), None, (1.0, False), None, None, (0.0, False), None, (1.0, False),
+            (1.0, False), None, (0.5, False), None, (0.0, False), None, (1.0, False),
         ]  # fmt: skip
+        assert [p.elu for p in places if p] == [False, False, False, True, False, False]
         assert places[1].moments is places[0].moments
         assert (places[0].moments is not None) == training
-        assert [p.moments for p in (places[5], places[7], places[10])] == [None] * 3
+        assert [p.moments for p in (places[5], places[7], places[9])] == [None] * 3
 
 
 # ---- several batches in one pass -------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from minigan.block_counters import LIMIT, block_counters
 SIZES = (1, 19, 33, 111, 256, 257, 1025)  # of a block, one more, and odd ones
 DTYPES = ("float32", "float64")
 REAL = {"float32": "float", "float64": "double"}
+SEEDS = (0, 1, 2)  # orders in which threads may run
 GUARD = 64  # elements in front of and behind each array that is allocated
 
 
@@ -22,7 +23,7 @@ def run(work: Callable[[], Any]) -> Any:
 
     Memory that it gets from np.empty holds NaN (integers: -77) and has guards around it, which must stay.
     """
-    results = [_run(work, seed) for seed in (0, 1, 2)]
+    results = [_run(work, seed) for seed in SEEDS]
     for other in results[1:]:
         for a, b in zip(_tuple(results[0]), _tuple(other), strict=True):
             np.testing.assert_array_equal(a, b)  # two NaN are equal here

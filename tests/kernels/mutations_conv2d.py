@@ -97,9 +97,18 @@ MUTATIONS = [
     Mutation(
         "end: LeakyReLU before the bias",
         GEOMETRY,
-        "leaky(sum + (bias ? bias[column] : 0), slope)",
+        "leaky(value, slope)",
         "leaky(sum, slope) + (bias ? bias[column] : 0)",
     ),
+    Mutation(
+        "end: ELU before the bias",
+        GEOMETRY,
+        "elu_of(value, static_cast<T>(slope))",
+        "elu_of(sum, static_cast<T>(slope)) + (bias ? bias[column] : 0)",
+    ),
+    Mutation("end: no ELU", GEOMETRY, "elu_of(value, static_cast<T>(slope))", "value"),
+    Mutation("end: LeakyReLU for ELU", GEOMETRY, "elu_of(value, static_cast<T>(slope))", "leaky(value, slope)"),
+    Mutation("end: ELU's alpha is 1", GEOMETRY, "elu_of(value, static_cast<T>(slope))", "elu_of(value, T(1))"),
     Mutation(
         "end: no LeakyReLU in y", GEOMETRY, ": Epilogue{g.slope}, rows(g.n * g.p", ": Epilogue{1}, rows(g.n * g.p"
     ),
@@ -935,6 +944,10 @@ def check(files: set[str]) -> None:
             for g in ladder.SIZES:
                 if ladder.fits(name, g, rung, tile):
                     check_one(what, g, rung, tile)
+            if GEOMETRY in files and name != "weight_grad":
+                for g in ladder.SIZES[2:4]:
+                    if ladder.fits(name, g, rung, tile):
+                        ladder.check_elu(name, g, rung, tile, 1)
         if rung > 2 and files & {SLICES, LAST, PASSES, PASSES_16}:
             check_slices(rung, tile)
         if (rung, tile) in ladder.SUMMING and files & {SLICES, PASSES, LINES}:

@@ -274,3 +274,12 @@ def test_assembler_log():
     assert check.parse_log(LOG) == {"one": (255, 8704, 16, 20), "two": (8, 0, 0, 0)}
     with pytest.raises(nvrtc.NvrtcError, match="no register count for kernel two"):
         check.parse_log(LOG[: LOG.index("ptxas info    : Used 8")])
+
+
+def test_of_an_option_one_variant_is_compiled(monkeypatch):
+    monkeypatch.setattr(check, "check_one", lambda source, variant, arch: [(str(variant), arch)])
+    source = load("conv2d/6_tensor_cores_tf32.cu")
+    rows, _ = check.check([source], ["80", "90a"])
+    last = "BK=16 BM=128 BN=128 ELU=1 STAGES=4 VECTOR_A=4 VECTOR_B=4"
+    assert [row for row in rows if "ELU" in row[0]] == [(last, "80"), (last, "90a")]
+    assert len(rows) == 2 * (len(source.variants) + 1)

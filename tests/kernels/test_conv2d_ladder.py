@@ -37,6 +37,7 @@ from minigan.ops.conv2d import (
     placed_conv_transpose2d,
 )
 from minigan.ops.conv2d_ladder import RUNGS, THREE_COLUMNS, choose_rung, choose_slices, choose_tile, suits_three_columns
+from minigan.ops.elu import elu_forward
 from minigan.ops.geometry import Geometry, convolution
 from minigan.ops.place import Place
 
@@ -191,7 +192,7 @@ def run(what: Pass, g: Geometry, arrays, **settings):
     return what.run("emulated", first, second, g, *bias, **settings)
 
 
-def assert_right(what: Pass, g: Geometry, arrays, result, precision="float32", slope=1.0):
+def assert_right(what: Pass, g: Geometry, arrays, result, precision="float32", slope=1.0, elu=False):
     """As exact as the arithmetic allows; also where the result is NaN, or has no variance at all."""
     wide = [a.astype(np.float64) for a in arrays]
     if precision != "float32":
@@ -200,7 +201,10 @@ def assert_right(what: Pass, g: Geometry, arrays, result, precision="float32", s
     size = np.sqrt(what.reference(g, *(a**2 for a in wide)))
     unit = np.finfo(arrays[0].dtype).eps / 2
     allowed = (5.2 * np.sqrt(what.depth(g)) + 2) * unit * size
-    if slope != 1:  # which at most 1 makes no error larger, and rounds once more
+    if elu:  # whose slope is at most 1 or alpha; and e^x - 1, within 2 units of itself, is multiplied by alpha
+        exact = np.where(exact > 0, exact, slope * np.expm1(exact))
+        allowed = max(1, slope) * allowed + 3 * unit * np.abs(exact)
+    elif slope != 1:  # which at most 1 makes no error larger, and rounds once more
         exact, allowed = np.where(exact > 0, exact, slope * exact), allowed + unit * np.abs(exact)
     assert result.shape == exact.shape
     assert result.dtype == arrays[0].dtype
@@ -338,6 +342,50 @@ def test_bias_and_leaky_relu_at_the_end(rung, tile, slope, name):
             assert_right(what, g, arrays, result, precision=RUNGS[rung].precision, slope=slope)
             checked += 1
     assert checked >= 2
+
+
+def check_elu(name, g, rung, tile, seed):
+    """To the last bit what elu.cu makes of the convolution; that is a launch only where the rung cannot do it along."""
+    what, alpha, before = PASSES[name], (1.0, 0.7, 1.5)[seed], []
+    arrays = random_inputs(what, g, bias=seed > 0, seed=seed)
+    first, second, bias = (*arrays, None)[:3]
+
+    def noted(device, x, alpha):
+        before.append(x)
+        return elu_forward(device, x, alpha)
+
+    with pytest.MonkeyPatch.context() as patch, options(seed=seed):
+        patch.setattr(conv2d_cuda, "elu_forward", noted)
+        result = run(what, g, [first, second, bias, alpha], elu=True, **forced(rung, tile))
+    assert len(before) == (rung not in (4, 5, 6, 7, 8))
+    np.testing.assert_array_equal(result, elu_forward("emulated", run(what, g, arrays, **forced(rung, tile)), alpha))
+    precision = RUNGS[rung].precision if rung else "float32"
+    assert_right(what, g, arrays, result, precision=precision, slope=alpha, elu=True)
+
+
+@pytest.mark.parametrize("name", ["forward", "input_grad"])
+@tiles
+def test_bias_and_elu_at_the_end(rung, tile, name):
+    suiting = [g for g in SIZES[1:6] if fits(name, g, rung, tile)]
+    assert len(suiting) >= 2
+    for seed, g in enumerate(suiting[:3]):
+        check_elu(name, g, rung, tile, seed)
+
+
+@pytest.mark.parametrize("name", ["forward", "input_grad"])
+def test_an_elu_behind_three_columns(name):
+    g = problem((1, 9, 11, 8), (2, 3, 3, 8), 1, 1) if name == "forward" else problem((1, 9, 11, 3), (8, 5, 5, 3), 2, 1)
+    check_elu(name, g, THREE_COLUMNS, None, 1)
+
+
+@rungs
+def test_what_elu_makes_of_infinity_and_nan(rung):
+    g = problem((1, 1, 3, 4), (4, 1, 1, 4), 1, 0)
+    x, w, _ = random_inputs(PASSES["forward"], g)
+    x[...], w[...] = 0, 0
+    x[0, 0, :, 0], w[:, 0, 0, 0] = [-np.inf, np.inf, np.nan], 1
+    y = conv2d_cuda.forward("emulated", x, w, g, None, 0.5, rung=rung, elu=True)
+    np.testing.assert_array_equal(y[0, 0, :, 0], [-0.5, np.inf, np.nan])
 
 
 @rungs
@@ -1019,6 +1067,8 @@ def test_every_variant_is_used():
         used.setdefault(spec.source, set()).update(" ".join(f"{n}={c[n]}" for n in sorted(c)) for c in chosen)
     for source, variants in used.items():
         assert {str(v) for v in load(f"conv2d/{source}").variants} == variants
+        (elu,) = {spec.elu for spec in RUNGS.values() if spec.source == source}
+        assert load(f"conv2d/{source}").options == ((("ELU", "1"),) if elu else ())
 
 
 def test_launches_ask_for_the_shared_memory_that_the_sources_declare():

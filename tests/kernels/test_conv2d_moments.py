@@ -311,6 +311,17 @@ def test_a_leaky_relu_between(kernels):
     assert_within(between(x).numpy(), other, 64 * eps("float32") * np.abs(other).max())
 
 
+def test_an_elu_between(kernels):
+    """It is computed with the convolution, in a build without moments; so batch norm reads what is behind it."""
+    shape = (3, 8, 8, 4)
+    net, x = layers(shape, 8), batch(shape)
+    conv, norm = net[0], net[1]
+    alone, other = reading(norm, F.elu(conv(x), 0.7), kernels), norm(F.elu(conv(x), 0.7)).numpy()
+    between = nn.Sequential(conv, nn.ELU(0.7), norm)
+    assert reading(between, x, kernels) == alone == ["moments"]
+    np.testing.assert_array_equal(between(x).numpy(), other)
+
+
 def test_synchronised_statistics(kernels):
     """Of a single rank, whose moments are those of all."""
     shape = (3, 8, 8, 4)

@@ -22,6 +22,7 @@ from minigan import backend, capture
 from minigan.ops import conv2d_cuda, conv2d_ladder, conv2d_tune
 from minigan.ops.conv2d_ladder import RUNGS, candidates
 from minigan.ops.conv2d_tune import Choice
+from minigan.ops.elu import elu_forward
 
 ENVIRONMENT = {"format": 1, "gpu": "a GPU", "driver": "1", "sources": "abc"}
 LAYER = ladder.problem((1, 16, 16, 8), (16, 5, 5, 8), 2, "same")
@@ -406,6 +407,39 @@ def test_kernels_that_are_wrong_are_left_out(
     left_out = [line for line in capsys.readouterr().err.splitlines() if "its result is wrong" in line]
     assert all("Choice(rung=11, " in line for line in left_out)
     assert {line.split()[1] for line in left_out} == set(ladder.PASSES)
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_an_elu_makes_a_problem_of_its_own(
+    precision: str,
+    gpu: stand_in.Gpu,
+    kept: Callable[[], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """All its candidates are right, those too that launch it by itself, and each is timed with it."""
+    monkeypatch.setenv("MINIGAN_AUTOTUNE", "1")
+    given = [
+        mg.tensor(a, device="cuda").data for a in ladder.random_inputs(ladder.PASSES["forward"], LAYER, bias=False)
+    ]
+    asked = []
+
+    def seconds(device: str, work: Callable[[], Any]) -> float:
+        gpu.calls.clear()
+        work()
+        asked.append(any(call.name.startswith("elu.cu") for call in gpu.calls))
+        return float(len(asked))
+
+    monkeypatch.setattr(conv2d_tune, "seconds", seconds)
+    y = conv2d_cuda.forward("cuda", *given, LAYER, None, 0.7, elu=True, precision=precision)
+    ways = list(candidates("forward", LAYER, 90, precision, (4, 4)))
+    assert asked == [not RUNGS[way.rung].elu for way in ways]
+    assert {True, False} <= set(asked)
+    plain = conv2d_cuda.forward("cuda", *given, LAYER, precision=precision)
+    np.testing.assert_array_equal(*(mg.Tensor(a, device="cuda").numpy() for a in (y, elu_forward("cuda", plain, 0.7))))
+    problems = list(json.loads(kept().read_text())["choices"])
+    assert problems == [f"{problems[1]} elu", problems[1]]
+    assert "left out" not in capsys.readouterr().err
 
 
 def test_it_is_judged_on_small_whole_numbers(gpu: stand_in.Gpu) -> None:

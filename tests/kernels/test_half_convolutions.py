@@ -15,6 +15,7 @@ from minigan import half
 from minigan.ops import conv2d_cuda
 from minigan.ops.conv2d_ladder import RUNGS, THREE_COLUMNS, suits_three_columns
 from minigan.ops.conv2d_launch import Launcher
+from minigan.ops.elu import elu_forward
 
 precisions = pytest.mark.parametrize("precision", ["bf16", "fp16"])
 HALF_TILES = [(rung, tile) for rung, tile in EVERY_TILE if RUNGS[rung].half]
@@ -61,6 +62,27 @@ def test_convolutions(name: str, rung: int, tile: int) -> None:
             found = run(lambda: what.run("emulated", *operands, g, *rest, True, **forced(rung, tile)))  # noqa: B023
             same([found], [narrow(expected, precision) if can[2] else expected])
     assert count >= 1
+
+
+@pytest.mark.parametrize(("rung", "tile"), HALF_TILES)
+@pytest.mark.parametrize("name", ["forward", "input_grad"])
+def test_an_elu_is_rounded_once(name: str, rung: int, tile: int) -> None:
+    """Of a sum in float; but behind a rung that does not end with it, of a sum that was rounded already."""
+    precision, count = RUNGS[rung].precision, 0
+    for number, g in enumerate(SHAPES):
+        what, can = PASSES[name], in_16_bits(g, name)
+        if not (fits(name, g, rung, tile) and can[2]):
+            continue
+        count += 1
+        first, second = (random_half(shape, precision, number + i) for i, shape in enumerate(what.inputs(g)))
+        small = (wide(second) - 1) / 32  # and of both signs, as the sums shall be
+        given = (first if can[0] else wide(first)), small, g
+        y = what.run("emulated", *given, **forced(rung, tile))
+        assert y.size < 9 or np.any((y > -2) & (y < 0))
+        y = y if RUNGS[rung].elu else wide(narrow(y, precision))
+        found = what.run("emulated", *given, None, 0.7, elu=True, half=True, **forced(rung, tile))
+        same([found], [narrow(elu_forward("emulated", y, 0.7), precision)])
+    assert count >= 2
 
 
 @precisions

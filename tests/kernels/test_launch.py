@@ -275,6 +275,18 @@ extern "C" __global__ void f(int* x) {}
         source.variant({"REAL": "float"})
 
 
+def test_a_macro_that_any_variant_may_have_besides(tmp_path):
+    head = '// variants: {"BM": [64, 128]}\n// option: ELU=1\n// requires: sm_80\n'
+    source = load(kernel_file(tmp_path, head + 'extern "C" __global__ void f(int* x) {}\n'))
+    assert [str(v) for v in source.variants] == ["BM=64", "BM=128"]
+    assert [str(v) for v in source.checked] == ["BM=64", "BM=128", "BM=128 ELU=1"]
+    assert (str(source.variant({"ELU": 1, "BM": 64})), source.checked[2].requires) == ("BM=64 ELU=1", "sm_80")
+    with pytest.raises(ValueError, match=r"BM=64; BM=128, each perhaps with ELU=1\. Use"):
+        source.variant({"BM": 128, "ELU": 2})
+    with pytest.raises(KernelError, match=r"expected `// option: NAME=VALUE`, one macro, got 'ELU'"):
+        load(kernel_file(tmp_path, head.replace("=1", "") + 'extern "C" __global__ void g(int* x) {}\n'))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import stand_in
 from leaf_checks import assert_within, eps, narrow, random_half, wide
-from test_conv2d_ladder import PASSES, fits, forced, problem, random_inputs
+from test_conv2d_ladder import EVERY_TILE, PASSES, fits, forced, problem, random_inputs
 from test_conv2d_moments import TILES, parts_of_output, suiting
 from test_half_convolutions import HALF_TILES, SHAPES, in_16_bits
 from test_half_networks import KINDS, images, network
@@ -23,6 +23,7 @@ from minigan.ops.conv2d_ladder import RUNGS
 from minigan.ops.geometry import Geometry
 from minigan.ops.moments import Moments
 
+ELU_TILES = [(rung, tile) for rung, tile in EVERY_TILE if RUNGS[rung].elu]
 UNIT = {"bf16": 2.0**-8, "fp16": 2.0**-11}  # half of the last place of 1: 8 and 11 significant bits
 PROBLEM = backend.cuda_problem()
 GPU = pytest.mark.cuda, pytest.mark.skipif(PROBLEM is not None, reason=str(PROBLEM))
@@ -75,6 +76,25 @@ def test_on_cuda_convolutions_of_16_bits(name: str, rung: int, tile: int, sizes:
             y = what.run("cuda", *operands, g, *rest, True, **forced(rung, tile))
             assert half.is_half(y) == can[2]
             np.testing.assert_array_equal(here(y), wide(narrow(expected, precision)) if can[2] else expected)
+
+
+@pytest.mark.parametrize(("rung", "tile"), ELU_TILES)
+@pytest.mark.parametrize("name", ["forward", "input_grad"])
+def test_on_cuda_an_elu_behind_a_convolution(name: str, rung: int, tile: int, sizes: Sizes) -> None:
+    """To the last bit what elu.cu makes of the convolution in float; kept in 16 bits, it is that, rounded once."""
+    what: Any = PASSES[name]
+    for number, g in enumerate(sizes(rung, [g for g in SHAPES if fits(name, g, rung, tile)])):
+        given = (*there(*random_inputs(what, g, seed=number)[:2]), g)
+        bias = there(np.random.default_rng(number).standard_normal(what.bias(g)).astype(np.float32))[0]
+        y = what.run("cuda", *given, bias, **forced(rung, tile))
+        expected = here(elu.elu_forward("cuda", y, 0.7))
+        np.testing.assert_array_equal(
+            here(what.run("cuda", *given, bias, 0.7, elu=True, **forced(rung, tile))), expected
+        )
+        if RUNGS[rung].half and in_16_bits(g, name)[2]:
+            kept = what.run("cuda", *given, bias, 0.7, elu=True, half=True, **forced(rung, tile))
+            assert half.is_half(kept)
+            np.testing.assert_array_equal(here(kept), wide(narrow(expected, RUNGS[rung].precision)))
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
