@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -57,8 +58,11 @@ def copy_kernels(folder: Path, mutation: Mutation | None) -> Path:
     return copied
 
 
-def run_child(family: str, index: int) -> int:
-    """In a process of its own, since a planted bug may crash it. index: -1 for the kernels as they are."""
+def run_child(family: str, index: int, files: set[str]) -> int:
+    """In a process of its own, since a planted bug may crash it. index: -1 for the kernels as they are.
+
+    files: what is checked; by itself the file that has the bug.
+    """
     from minigan.kernels import KernelError, source
 
     module = importlib.import_module(f"mutations_{family}")
@@ -66,7 +70,7 @@ def run_child(family: str, index: int) -> int:
     with tempfile.TemporaryDirectory() as folder:
         source.FOLDER = copy_kernels(Path(folder), mutation)
         try:
-            module.check({mutation.file} if mutation else {m.file for m in module.MUTATIONS})
+            module.check({mutation.file} if mutation else files)
         except (AssertionError, KernelError) as error:
             lines = [line for line in str(error).splitlines() if line.strip()]
             print(lines[0].strip() if lines else "AssertionError")
@@ -75,10 +79,10 @@ def run_child(family: str, index: int) -> int:
     return SURVIVED
 
 
-def run_one(family: str, index: int, environment: dict[str, str]) -> tuple[int, str, float]:
+def run_one(family: str, index: int, environment: dict[str, str], files: Iterable[str] = ()) -> tuple[int, str, float]:
     """(status, what noticed it, seconds)"""
     began = time.monotonic()
-    command = [sys.executable, str(HERE / "mutate.py"), "--child", family, str(index)]
+    command = [sys.executable, str(HERE / "mutate.py"), "--child", family, str(index), *files]
     limit = TIMEOUT if index >= 0 else TIMEOUT_OF_ALL
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=limit)
@@ -105,10 +109,11 @@ def main() -> int:
     parser.add_argument("--only", default="", help="mutations whose name contains this")
     parser.add_argument("--part", type=part, default=(1, 1), metavar="I/N", help="every N-th, from the I-th on")
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1))
-    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        return run_child(arguments.child[0], int(arguments.child[1]))
+        family, index, *files = arguments.child
+        return run_child(family, int(index), set(files))
 
     counts = dict.fromkeys(("caught", "survived", "equivalent", "broken"), 0)
     with tempfile.TemporaryDirectory() as cache, ThreadPoolExecutor(arguments.jobs) as pool:
@@ -116,16 +121,18 @@ def main() -> int:
         # Builds of mutated kernels are of no use to anybody else; those of the kernels as they are, the tests need.
         environment = alone | {"MINIGAN_CACHE": cache}
         for family in arguments.families or families():
+            mutations = importlib.import_module(f"mutations_{family}").MUTATIONS
+            first, step = arguments.part
+            chosen = [i for i, mutation in enumerate(mutations) if arguments.only in mutation.name][first - 1 :: step]
+            if not chosen:
+                continue
             # The checks have to pass without a bug, or they prove nothing.
-            status, message, seconds = run_one(family, -1, alone)
+            status, message, seconds = run_one(family, -1, alone, sorted({mutations[i].file for i in chosen}))
             passed = status == SURVIVED
             print(f"{family}: the kernels as they are: {'passed' if passed else message} ({seconds:.0f} s)", flush=True)
             if not passed:
                 return 2
             run = partial(run_one, family, environment=environment)
-            mutations = importlib.import_module(f"mutations_{family}").MUTATIONS
-            first, step = arguments.part
-            chosen = [i for i, mutation in enumerate(mutations) if arguments.only in mutation.name][first - 1 :: step]
             for i, (status, message, seconds) in zip(chosen, pool.map(run, chosen), strict=True):
                 mutation = mutations[i]
                 word = {CAUGHT: "caught", SURVIVED: "survived"}.get(status, "broken")
@@ -133,6 +140,9 @@ def main() -> int:
                     word, message = "equivalent", mutation.equivalent
                 counts[word] += 1
                 print(f"{word:10} {mutation.name} ({seconds:.0f} s): {message[:150]}", flush=True)
+    if not any(counts.values()):
+        print(f"no bug to plant: none is named {arguments.only!r}, or the part is empty")
+        return 2
     share = counts["caught"] / max(1, counts["caught"] + counts["survived"])
     print(f"\n{', '.join(f'{n} {word}' for word, n in counts.items())}: {share:.1%} caught")
     return 1 if counts["survived"] or counts["broken"] else 0
