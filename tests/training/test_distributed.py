@@ -358,7 +358,7 @@ class FakeCuda:
             def allReduce(self, *arguments: Any) -> None:
                 log(("allReduce", *arguments))
 
-        self.library = SimpleNamespace(  # cupy.cuda.nccl, no attribute of cupy.cuda before it is imported
+        self.nccl_module = SimpleNamespace(  # cupy.cuda.nccl, no attribute of cupy.cuda before it is imported
             available=available,
             get_unique_id=lambda: b"id",
             NcclCommunicator=Communicator,
@@ -373,7 +373,7 @@ class FakeCuda:
 def test_a_sum_by_nccl_waits_for_the_array_and_is_waited_for_on_the_device() -> None:
     cuda = FakeCuda()
     comm = SimpleNamespace(rank=1, size=4, bcast=lambda value: b"id of rank 0" if value is None else value)
-    sums = distributed._NcclSums(comm, cuda, cuda.library)
+    sums = distributed._NcclSums(comm, cuda, cuda.nccl_module)
     array = SimpleNamespace(dtype=np.dtype("float32"), size=12, data=SimpleNamespace(ptr=4096))
     wait = sums.start(array)
     assert cuda.calls == [
@@ -403,7 +403,7 @@ def test_each_rank_of_a_machine_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyP
 def test_without_nccl_it_says_what_to_install() -> None:
     cuda = FakeCuda(available=False)
     with pytest.raises(mg.DeviceError, match=r"pip install 'minigan\[nccl12\]' or, for CUDA 13, 'minigan\[nccl13\]'"):
-        distributed._NcclSums(SimpleNamespace(rank=0), cuda, cuda.library)
+        distributed._NcclSums(SimpleNamespace(rank=0), cuda, cuda.nccl_module)
 
 
 def test_cupys_module_of_nccl_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -413,13 +413,13 @@ def test_cupys_module_of_nccl_is_imported(monkeypatch: pytest.MonkeyPatch) -> No
 
     def imported(name: str) -> Any:
         found.append(name)
-        return cuda.library
+        return cuda.nccl_module
 
     monkeypatch.setattr(backend, "cupy", lambda: SimpleNamespace(cuda=cuda))
     monkeypatch.setattr(backend.importlib, "import_module", imported)
     world = World()
     world.comm = comm
-    assert world._nccl.nccl is cuda.library
+    assert world._nccl.nccl is cuda.nccl_module
     assert found == ["cupy.cuda.nccl"]
 
 
